@@ -1,0 +1,164 @@
+"""Official V-JEPA 2.1 checkpoints: read strictly, without pickled code; recognised by shape; safetensors out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gazeqwen.config import VJEPA_SIZES, VJEPAConfig
+from gazeqwen.errors import ConfigError, InputError
+from gazeqwen.vjepa_encoder import VJEPA21
+
+OFFICIAL_KEYS = ("ema_encoder", "target_encoder", "encoder")
+# What torch.load is known to raise for a file that is damaged or no checkpoint at all.
+TORCH_LOAD_ERRORS = (
+    *(RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ImportError),
+    *(AssertionError, struct.error),
+)
+
+
+def load_official(path: str | Path, config: VJEPAConfig | None = None, *, key: str | None = None) -> VJEPA21:
+    """The encoder with the weights of an official `.pt` file, or of a `convert_vjepa` safetensors file, in eval mode.
+
+    Args:
+        config: the shape; None recognises B, L, g and G from the weights (file names differ by case only: vitg, vitG).
+        key: where in the file the encoder is; None takes the first of `ema_encoder`, `target_encoder`, `encoder`.
+
+    Raises:
+        InputError: unreadable, in need of a full pickle load, or not exactly the parameters of the encoder.
+    """
+    path = Path(path)
+    state, recorded = _read(path, key)
+    shape = config or recorded or _recognise(state, path)
+    with torch.device("meta"):
+        encoder = VJEPA21(shape)
+    expected = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    problems = [
+        f"{title} {len(names)} ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})"
+        for title, names in (
+            ("missing", expected.keys() - found.keys()),
+            ("unexpected", found.keys() - expected.keys()),
+            ("of another shape", {n for n in expected.keys() & found.keys() if expected[n] != found[n]}),
+            ("not floating-point", {name for name, tensor in state.items() if not tensor.is_floating_point()}),
+        )
+        if names
+    ]
+    if problems:
+        raise InputError(path, expected=f"the {len(expected)} tensors of V-JEPA 2.1", found="; ".join(problems))
+    encoder.load_state_dict(state, assign=True)
+    return encoder.eval()
+
+
+def official_state_dict(path: str | Path, *, key: str | None = None) -> dict[str, Tensor]:
+    """The encoder's tensors of a file under their plain names. Raises InputError as `load_official`."""
+    return _read(Path(path), key)[0]
+
+
+def convert_vjepa(
+    source: str | Path, out: str | Path, *, config: VJEPAConfig | None = None, key: str | None = None
+) -> dict[str, Any]:
+    """Writes an official file's encoder, checked, as safetensors with its shape in the header. Atomic.
+
+    Returns:
+        {"size": "B" | "L" | "g" | "G" | "other", "key_count", "parameters", "sha256" (of the new file), "config"}.
+
+    Raises:
+        InputError: as `load_official`, or `out` can't be written.
+    """
+    encoder, out = load_official(source, config, key=key), Path(out)
+    state = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
+    partial = out.with_name(out.name + ".partial")
+    try:
+        save_file(state, partial, metadata={"format": "pt", "vjepa": json.dumps(encoder.config.to_dict())})
+        partial.replace(out)
+        with out.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, SafetensorError) as error:
+        raise InputError(out, expected="a path that can be written", found=str(error)) from error
+    return {
+        "size": next((name for name, known in VJEPA_SIZES.items() if known == encoder.config), "other"),
+        "key_count": len(state),
+        "parameters": sum(tensor.numel() for tensor in state.values()),
+        "sha256": sha256,
+        "config": encoder.config.to_dict(),
+    }
+
+
+def _read(path: Path, key: str | None) -> tuple[dict[str, Tensor], VJEPAConfig | None]:
+    """The encoder's tensors under their plain names, and the shape that our own safetensors header records."""
+    if not path.is_file():
+        raise InputError(path, expected="a V-JEPA 2.1 file (.pt or .safetensors)", found="no such file")
+    recorded = None
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                content: Any = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+                header = (file.metadata() or {}).get("vjepa")
+            recorded = VJEPAConfig.from_dict(json.loads(header)) if header else None
+        except (SafetensorError, OSError, json.JSONDecodeError, ConfigError) as error:
+            raise InputError(path, expected="a V-JEPA safetensors file", found=str(error)) from error
+    else:
+        content = _torch_load(path)
+    return _encoder_of(content, path, key), recorded
+
+
+def _torch_load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        found = (
+            f"{named[1]}, which only a full pickle load can make" if named else "something that is not plain tensors"
+        )
+        raise InputError(
+            path,
+            expected="a torch file of plain tensors",
+            found=found,
+            fix="pickles can run code: on a machine you trust with this file, run torch.save({'encoder': "
+            "torch.load(FILE, weights_only=False, map_location='cpu')['target_encoder']}, 'plain.pt') and use plain.pt",
+        ) from error
+    except TORCH_LOAD_ERRORS as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(path, expected="a readable torch file", found=reason, fix="download it again") from error
+
+
+def _encoder_of(content: Any, path: Path, key: str | None) -> dict[str, Tensor]:
+    if not isinstance(content, dict):
+        raise InputError(path, expected="a dictionary of tensors", found=type(content).__name__)
+    inside = [name for name in OFFICIAL_KEYS if isinstance(content.get(name), dict)]
+    if key is not None and not isinstance(content.get(key), dict):
+        raise InputError(path, expected=f"the encoder under {key!r}", found=f"keys {list(map(str, content))[:8]}")
+    state = content[key or inside[0]] if key or inside else content
+    tensors = {str(name).replace("module.", "").replace("backbone.", ""): value for name, value in state.items()}
+    odd = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
+    if odd or "patch_embed.proj.weight" not in tensors:
+        found = f"{odd[0]} that is no tensor" if odd else f"keys {list(map(str, state))[:8]}"
+        raise InputError(path, expected=f"an encoder under one of {OFFICIAL_KEYS}", found=found, fix="pass key=")
+    return tensors
+
+
+def _recognise(state: dict[str, Tensor], path: Path) -> VJEPAConfig:
+    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    mlp = state.get("blocks.0.mlp.fc1.weight")
+    found = (state["patch_embed.proj.weight"].shape[0], depth, 0 if mlp is None else mlp.shape[0])
+    for known in VJEPA_SIZES.values():
+        if found == (known.dim, known.depth, known.mlp_dim):
+            return known
+    raise InputError(
+        path,
+        expected=f"V-JEPA 2.1 of size {', '.join(VJEPA_SIZES)}",
+        found="(dim, blocks, mlp) = " + str(found),
+        fix="pass config=",
+    )
