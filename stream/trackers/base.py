@@ -124,6 +124,7 @@ class GazeRecording:
         scene_times_s: (F,) times of the scene frames on the same clock, where the recording stores them.
         clock: what time zero is, in words.
         notes: what the reader had to decide, one sentence each.
+        columns: plain CSV, role -> the column that was read.
     """
 
     samples: GazeSamples
@@ -133,6 +134,7 @@ class GazeRecording:
     scene_times_s: np.ndarray | None = None
     clock: str = "first_frame"
     notes: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

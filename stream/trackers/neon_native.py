@@ -7,6 +7,9 @@ top-left; UTC nanoseconds. Time zero is the first value of "Neon Scene Camera v1
 Around the library: its `scene` needs the mp4, which a gaze reader does not, so the scene times are read here (int64,
 little-endian). Where a .time and a .raw file differ in length it drops the surplus in silence: those rows are counted
 as `rows_unpaired`, and a part other than the last that is short is an error, because later rows would get wrong times.
+Fixations of apps before 2.9.31 lack the wearer's gaze offset; release 2.1.6 of the library adds it in x and subtracts
+it in y, and on our recording only adding both brings the centres onto their samples (13 px in y otherwise). So centres
+that lie off their own samples as a whole are moved onto them, with a note.
 As for Cloud exports, a sample is invalid while the glasses are not worn or the device reports a blink.
 """
 
@@ -37,6 +40,7 @@ from stream.trackers.base import (
 SCENE_SIZE_PX = (1600, 1200)
 SCENE = "Neon Scene Camera v1"
 WORN_TOLERANCE_S = 0.1
+CENTRE_TOLERANCE_PX = 3.0  # beyond rounding and the choice of samples
 ROW_BYTES = 8  # of gaze *.raw (two float32) and of *.time (int64)
 
 
@@ -81,13 +85,14 @@ def read(path: Path, options: ReadOptions) -> GazeRecording:
     size_px = require_size(folder, options, SCENE_SIZE_PX)
     notes: list[str] = []
     valid = _worn(neon, recording, t_s, zero, notes) & ~_in_blink(neon, recording, t_s, zero, notes)
-    fixations = _fixations(neon, recording, zero, size_px, options, notes)
+    points = _float64(points)
+    fixations = _fixations(neon, recording, zero, size_px, options, notes, gaze=(t_s, points, valid))
     return finish(
         folder,
         FORMAT.name,
         options,
         t_s=t_s,
-        xy=_float64(points),
+        xy=points,
         y_origin="top",
         size_px=size_px,
         valid=valid,
@@ -216,21 +221,50 @@ def _in_blink(neon: ModuleType, recording: Any, t_s: np.ndarray, zero: int, note
 
 
 def _fixations(
-    neon: ModuleType, recording: Any, zero: int, size_px: tuple[int, int], options: ReadOptions, notes: list[str]
+    neon: ModuleType,
+    recording: Any,
+    zero: int,
+    size_px: tuple[int, int],
+    options: ReadOptions,
+    notes: list[str],
+    *,
+    gaze: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> Fixations | None:
     fixations = _columns(neon, recording, "fixations", "start_time", "stop_time", "mean_gaze_point")
     if fixations is None:
         notes.append("no readable 'fixations' stream")
         return None
+    start_s, stop_s = (_seconds(ticks, zero) for ticks in fixations[:2])
+    centres = _float64(fixations[2])
+    shift_px = _offset_of_centres(start_s, stop_s, centres, gaze)
+    if np.abs(shift_px).max() > CENTRE_TOLERANCE_PX:
+        notes.append(
+            f"fixation centres lay ({shift_px[0]:+.1f}, {shift_px[1]:+.1f}) px off their own samples and were moved"
+        )
+        centres = centres + shift_px
     return finish_fixations(
         Path("fixations ps1.raw"),
         options,
-        start_s=_seconds(fixations[0], zero),
-        stop_s=_seconds(fixations[1], zero),
-        xy=_float64(fixations[2]),
+        start_s=start_s,
+        stop_s=stop_s,
+        xy=centres,
         y_origin="top",
         size_px=size_px,
     )
+
+
+def _offset_of_centres(
+    start_s: np.ndarray, stop_s: np.ndarray, centres_px: np.ndarray, gaze: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """(2,) px: median over fixations of their samples' mean minus the stored centre; zeros for fewer than three."""
+    t_s, points_px, valid = gaze
+    usable = valid & np.isfinite(points_px).all(axis=1) & (np.abs(points_px) < 1e6).all(axis=1)
+    found = []
+    for first, last, centre in zip(start_s, stop_s, centres_px, strict=True):
+        inside = usable & (t_s >= first) & (t_s <= last)
+        if inside.any() and np.isfinite(centre).all() and (np.abs(centre) < 1e6).all():
+            found.append(points_px[inside].mean(axis=0) - centre)
+    return np.median(found, axis=0) if len(found) >= 3 else np.zeros(2)
 
 
 FORMAT = TrackerFormat(

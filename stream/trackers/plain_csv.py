@@ -2,13 +2,15 @@
 
 Those names define everything: seconds from the first video frame, [0, 1] of the upright frame, origin top-left. Any
 other table is read by naming its columns (`columns={"t": ..., "x": ..., "y": ...}`), and what their names do not say is
-asked for: `time_unit` and `offset_s` for a renamed time, `xy_unit` and `y_origin` for renamed coordinates. Delimited by
+asked for: `time_unit` and `offset_s` for a renamed time, `xy_unit` and `y_origin` for renamed coordinates. A default name
+that is wrong (pixels under `x_norm`) is overruled by naming the column and its unit together. Delimited by
 comma, semicolon or tab, as the header is. A table without a header line is refused: which column is which would be a
 guess. Values outside [0, 1] are kept; they are outside the frame, which `gazeqwen gaze check` shows.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +83,7 @@ def read(path: Path, options: ReadOptions) -> GazeRecording:
     if "confidence" in names:
         confidence, bad = table.floats(names["confidence"])
         unreadable = unreadable | bad
-    return finish(
+    recording = finish(
         path,
         FORMAT.name,
         options,
@@ -93,6 +95,7 @@ def read(path: Path, options: ReadOptions) -> GazeRecording:
         valid=valid,
         confidence=confidence,
     )
+    return replace(recording, columns=names)
 
 
 def _names(table: Table, options: ReadOptions) -> dict[str, str]:
@@ -124,14 +127,21 @@ def _names(table: Table, options: ReadOptions) -> dict[str, str]:
 def _times(table: Table, name: str, options: ReadOptions) -> tuple[np.ndarray, np.ndarray]:
     """(N,) seconds; (N,) unreadable."""
     if name in ROLES["t"]:
-        if options.time_unit not in (None, "s"):
-            raise InputError("time_unit", expected=f"'s', as the column name {name} says", found=str(options.time_unit))
-        return table.floats(name)
+        unit = options.time_unit or "s"
+        if unit not in TICKS_PER_S or (unit != "s" and "t" not in options.columns):
+            raise InputError(
+                "time_unit",
+                expected=f"'s', as the column name {name} says",
+                found=str(unit),
+                fix=f"if the name is wrong, give both: columns={{'t': '{name}'}} and time_unit=",
+            )
+        values, unreadable = table.floats(name)
+        return values / TICKS_PER_S[unit], unreadable
     if options.time_unit not in TICKS_PER_S:
         raise InputError(
             table.path,
             expected=f"the unit of column '{name}'",
-            found=f"time_unit={options.time_unit!r}",
+            found="none given" if options.time_unit is None else repr(options.time_unit),
             fix="pass time_unit= s, ms, us or ns",
         )
     require_offset(
@@ -154,15 +164,20 @@ def _y_origin(names: dict[str, str]) -> YOrigin | None:
 
 def _size_px(path: Path, names: dict[str, str], options: ReadOptions) -> tuple[int, int] | None:
     """The frame's size when the coordinates are pixels, None when they are normalised."""
-    if _own_coordinates(names):
-        if options.xy_unit == "px":
-            raise InputError("xy_unit", expected=f"'norm', as the column name {names['x']} says", found="px")
+    if _own_coordinates(names) and options.xy_unit in (None, "norm"):
         return None
+    if _own_coordinates(names) and not {"x", "y"} <= set(options.columns):
+        raise InputError(
+            "xy_unit",
+            expected=f"'norm', as the column name {names['x']} says",
+            found=str(options.xy_unit),
+            fix=f"if the name is wrong, give both: columns={{'x': '{names['x']}', 'y': '{names['y']}'}} and xy_unit=",
+        )
     if options.xy_unit not in ("norm", "px"):
         raise InputError(
             path,
             expected=f"the unit of columns '{names['x']}' and '{names['y']}'",
-            found=f"xy_unit={options.xy_unit!r}",
+            found="none given" if options.xy_unit is None else repr(options.xy_unit),
             fix="pass xy_unit= norm or px",
         )
     return require_size(path, options) if options.xy_unit == "px" else None
