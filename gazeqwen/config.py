@@ -100,10 +100,12 @@ class VJEPAConfig(_Config):
     pretrained_grid: int = 16
 
     def __post_init__(self) -> None:
+        sizes = (self.dim, self.depth, self.heads, self.mlp_dim, self.patch_size, self.tubelet_size)
+        _need(min(sizes) >= 1, f"vjepa: sizes of at least 1, got {sizes}")
         _need(self.dim % self.heads == 0, f"vjepa: dim {self.dim} must be divisible by heads {self.heads}")
         _need(
             len(self.hierarchical_layers) == 4 and max(self.hierarchical_layers) == self.depth - 1,
-            f"vjepa: four hierarchical_layers ending at the last block {self.depth - 1}, got {self.hierarchical_layers}",
+            f"vjepa: four hierarchical_layers, the last of them {self.depth - 1}, got {self.hierarchical_layers}",
         )
 
 
@@ -153,7 +155,8 @@ class FeatureConfig(_Config):
         _need(self.fps > 0, f"features.fps: > 0, got {self.fps}")
         _need(
             1 <= self.tubelets_per_step <= self.window_frames // 2,
-            f"features.tubelets_per_step: 1 to window_frames/2 = {self.window_frames // 2}, got {self.tubelets_per_step}",
+            f"features.tubelets_per_step: 1 to {self.window_frames // 2} (window_frames / 2), "
+            f"got {self.tubelets_per_step}",
         )
 
 
@@ -203,7 +206,7 @@ class ResamplerConfig(_Config):
     def __post_init__(self) -> None:
         _need(self.kind in ("gaze", "official"), f"resampler.kind: gaze or official, got {self.kind!r}")
         _need(
-            self.dim % self.heads == 0 and self.dim % 4 == 0,
+            self.heads >= 1 and self.dim >= 4 and self.dim % self.heads == 0 and self.dim % 4 == 0,
             f"resampler.dim {self.dim}: divisible by heads {self.heads} and by 4",
         )
         _need(
@@ -239,8 +242,9 @@ class ResamplerConfig(_Config):
         )
         _need(
             self.allow_last_layer or chosen[-1] < n_layers - 1,
-            f"resampler.layers {chosen}: layer {n_layers - 1} is the last one; a residual on its output at video tokens "
-            f"never reaches the text (measured 0.0). Use layers <= {n_layers - 2}, or allow_last_layer=True for evidence",
+            f"resampler.layers {chosen}: layer {n_layers - 1} is the last one; a residual on its output at video "
+            f"tokens never reaches the text (measured 0.0). Use layers <= {n_layers - 2}, or allow_last_layer=True for "
+            "evidence",
         )
         return chosen
 

@@ -79,11 +79,11 @@ def asof(
     rows = np.where((gap <= tolerance_s) & np.isfinite(gap), rows, -1).astype(np.int64)
     missing = rows < 0
     if missing.any() and on_missing == "raise":
-        shown = ", ".join(f"{t:.3f}" for t in query[missing][:5])
+        shown = ", ".join(f"{t:.3f}" for t in query[missing][:5]) + (", ..." if missing.sum() > 5 else "")
         raise InputError(
             "asof",
             expected=f"a row within {tolerance_s:g} s ({method}) of every time",
-            found=f"none for {int(missing.sum())} of {query.size} times ({shown}{', ...' if missing.sum() > 5 else ''} s)",
+            found=f"none for {int(missing.sum())} of {query.size} times ({shown} s)",
         )
     return rows
 
@@ -173,7 +173,7 @@ class GazeSamples:
         lengths = {"t_s": n, "xy_norm": len(xy), **{k: v.size for k, v in columns.items() if v is not None}}
         if len(set(lengths.values())) > 1:
             raise InputError("GazeSamples", expected="columns of one length", found=str(lengths))
-        ok = np.isfinite(xy).all(axis=1)
+        ok = np.asarray(np.isfinite(xy).all(axis=1))
         if columns["valid"] is not None:
             ok &= columns["valid"]
         tally = dict(counts or {})

@@ -11,9 +11,10 @@ already is included); it is added to the gaze times, so a negative one mends gaz
 
 from __future__ import annotations
 
+import shlex
 import textwrap
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,7 +117,7 @@ class CheckReport:
             ("samples", f"{self.samples} at {_number(self.rate_hz, '.1f')} Hz"),
             ("valid", _share(self.valid_share)),
             ("off frame", _share(self.off_frame_share)),
-            (f"gaps > {1000 * self.gap_limit_s:.0f} ms", gaps),
+            (f"gaps > {self.gap_limit_s:.2g} s", gaps),
             (
                 "clocks share",
                 f"{self.overlap_s:.2f} s: {_share(self.overlap_of_gaze)} of the gaze, "
@@ -124,7 +125,9 @@ class CheckReport:
             ),
             (
                 "fixations",
-                f"{self.fixations}, median {_number(1000 * self.fixation_median_s, '.0f')} ms ({self.detector})",
+                f"{self.fixations}, median {1000 * self.fixation_median_s:.0f} ms ({self.detector})"
+                if self.fixations
+                else f"none ({self.detector})",
             ),
             (
                 "rows",
@@ -138,7 +141,9 @@ class CheckReport:
             *(("note", note) for note in self.notes),
         ]
         lines = [
-            textwrap.fill(text, width, initial_indent=f"{name:<14}", subsequent_indent=" " * 14, break_on_hyphens=False)
+            textwrap.fill(
+                text, width, initial_indent=f"{name:<13} ", subsequent_indent=" " * 14, break_on_hyphens=False
+            )
             for name, text in rows
         ]
         if not self.suspicions:
@@ -146,16 +151,18 @@ class CheckReport:
             clear = "nothing suspicious" if sure else "nothing suspicious in what could be judged"
             lines.append(f"{'verdict':<14}{clear}")
         for suspicion in self.suspicions:
-            remedy = f"; try {suspicion.flag}" if suspicion.flag else ""
+            text = f"{suspicion.kind}: {suspicion.reason}" + ("; try" if suspicion.flag else "")
             lines.append(
                 textwrap.fill(
-                    f"{suspicion.kind}: {suspicion.reason}{remedy}",
+                    text,
                     width,
                     initial_indent=f"{'SUSPICION':<14}",
                     subsequent_indent=" " * 14,
                     break_on_hyphens=False,
                 )
             )
+            if suspicion.flag:  # on a line of its own, whole, to be copied
+                lines.append(" " * (14 if len(suspicion.flag) + 14 <= width else 2) + suspicion.flag)
         return "\n".join(lines)
 
 
@@ -167,6 +174,7 @@ def check(
     applied_y_origin: Literal["top", "bottom"] | None = None,
     fixations: Fixations | None = None,
     motion: SceneMotion | None = None,
+    progress: Callable[[float], object] | None = None,
 ) -> CheckReport:
     """Checks a gaze recording against its video.
 
@@ -176,6 +184,7 @@ def check(
         applied_offset_s, applied_y_origin: the options it was read with, so that suggestions name the whole option.
         fixations: those to report; None takes the file's own, else detects them.
         motion: of this video, where it was estimated before (`motion_of`).
+        progress: called with the time of each frame compared, seconds.
 
     Raises:
         InputError: the video can't be read.
@@ -183,7 +192,7 @@ def check(
     samples = recording.samples
     info = probe(video_path)
     size_px = (info.width_px, info.height_px)
-    units = unit_suspicions(samples, size_px)
+    units = tuple(_for_format(suspicion, recording) for suspicion in unit_suspicions(samples, size_px))
     if fixations is None:
         name = choose(samples, recording.fixations)
         aspect = {"frame_aspect": info.width_px / info.height_px} if name == "ivt" else {}
@@ -199,7 +208,7 @@ def check(
         agreement = Agreement(False, "gaze and video share no time")
     else:
         if motion is None:
-            motion = motion_of(video_path, from_s=max(0.0, gaze_span[0]), to_s=info.duration_s)
+            motion = motion_of(video_path, from_s=max(0.0, gaze_span[0]), to_s=info.duration_s, progress=progress)
         agreement = compare_with_motion(samples, motion)
     y_origin = applied_y_origin or ("bottom" if recording.format in BOTTOM_LEFT_FORMATS else "top")
     suspicions = [
@@ -237,7 +246,13 @@ def check(
     )
 
 
-def motion_of(video_path: str | Path, *, from_s: float = 0.0, to_s: float | None = None) -> SceneMotion | None:
+def motion_of(
+    video_path: str | Path,
+    *,
+    from_s: float = 0.0,
+    to_s: float | None = None,
+    progress: Callable[[float], object] | None = None,
+) -> SceneMotion | None:
     """Scene motion of at most `MAX_MOTION_S` seconds of the video, from `from_s` on; decoded small."""
     stop_s = from_s + MAX_MOTION_S
     last_s = None if to_s is None or stop_s >= to_s else stop_s
@@ -249,6 +264,8 @@ def motion_of(video_path: str | Path, *, from_s: float = 0.0, to_s: float | None
                 return
             if frame.time_s >= next_s:
                 next_s = frame.time_s + MIN_MOTION_INTERVAL_S
+                if progress is not None:
+                    progress(frame.time_s)
                 yield frame.time_s, frame.image
 
     return estimate_motion(thinned())
@@ -296,6 +313,14 @@ def unit_suspicions(samples: GazeSamples, frame_size_px: tuple[int, int]) -> tup
                 )
             )
     return tuple(found)
+
+
+def _for_format(suspicion: Suspicion, recording: GazeRecording) -> Suspicion:
+    """The option as this file takes it: units can be said of plain tables only, and of columns that are named."""
+    if not recording.columns:
+        return replace(suspicion, flag="")
+    named = ",".join(f"{role}={name}" for role, name in recording.columns.items() if name != role)
+    return replace(suspicion, flag=f"--columns {shlex.quote(named)} {suspicion.flag}" if suspicion.flag else "")
 
 
 def _coordinate_suspicion(xy: np.ndarray, far: float, high: np.ndarray, frame_size_px: tuple[int, int]) -> Suspicion:

@@ -68,9 +68,11 @@ def recognise(path: Path) -> TrackerFormat:
     if matches:
         found = "content that fits several"
     elif path.is_file():
-        found = "an unknown header or first line"
+        found = "an unknown header or first line" if path.stat().st_size else "an empty file"
+        fix = f"name the columns of a table, columns={{'t': ..., 'x': ..., 'y': ...}}, or {fix}"
         if plain_csv.is_headerless(path):
-            found, fix = "numbers without a header line", f"{plain_csv.HEADER_FIX}, or {fix}"
+            found = "numbers without a header line"
+            fix = f"{plain_csv.HEADER_FIX}, or pass format=, one of: {names}"
     else:
         found = "none of their files in this folder"
     raise InputError(path, expected="one known gaze format", found=found, fix=fix)

@@ -2,10 +2,10 @@
 
 Those names define everything: seconds from the first video frame, [0, 1] of the upright frame, origin top-left. Any
 other table is read by naming its columns (`columns={"t": ..., "x": ..., "y": ...}`), and what their names do not say is
-asked for: `time_unit` and `offset_s` for a renamed time, `xy_unit` and `y_origin` for renamed coordinates. A default name
-that is wrong (pixels under `x_norm`) is overruled by naming the column and its unit together. Delimited by
-comma, semicolon or tab, as the header is. A table without a header line is refused: which column is which would be a
-guess. Values outside [0, 1] are kept; they are outside the frame, which `gazeqwen gaze check` shows.
+asked for: `time_unit` and `offset_s` for a renamed time, `xy_unit` and `y_origin` for renamed coordinates. A default
+name that is wrong (pixels under `x_norm`) is overruled by naming the column and its unit together. Delimited by comma,
+semicolon or tab, as the header is. A table without a header line is refused: which column is which would be a guess.
+Values outside [0, 1] are kept; they are outside the frame, which `gazeqwen gaze check` shows.
 """
 
 from __future__ import annotations

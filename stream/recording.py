@@ -1,0 +1,194 @@
+"""A recording: a video file and, when there is one, its gaze file, on one clock. `open_recording` is the way in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gazeqwen.errors import InputError
+from gazeqwen.types import Fixations, GazeSamples, Step
+from stream.fixations import choose, detect
+from stream.steps import CausalIVT, FixationSource, StoredFixations, build_steps
+from stream.trackers import read_gaze, recognise
+from stream.trackers.base import FrameSizeNeeded, GazeRecording
+from stream.video import TIME_TOLERANCE_S, Backend, Frame, VideoInfo, frame_times, probe, read_at
+
+# Formats whose rows are numbered by frame, and the rate of the video they were made for (docs/gaze_formats.md).
+COUNTS_FRAMES_AT_FPS = {"egtea": 24.0, "holoassist": 24.46}
+
+
+class Recording:
+    """A video with its gaze. Nothing is decoded before `steps` is iterated; the recording can be read again and again.
+
+    Attributes:
+        info: the video's size, rate and duration.
+        gaze: what the tracker's file said, or None.
+        samples, fixations: its samples (empty without a file) and the whole recording's fixations.
+        detector, parameters: what made the fixations; `device` and `file` ones come from the file itself.
+    """
+
+    def __init__(
+        self,
+        video: Path,
+        gaze: GazeRecording | None,
+        *,
+        detector: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        backend: Backend = "pyav",
+    ) -> None:
+        self.path, self.gaze = Path(video), gaze
+        self.backend: Backend = backend
+        self.info: VideoInfo = probe(video)
+        self.samples = GazeSamples.build([], np.zeros((0, 2))) if gaze is None else gaze.samples
+        stored = None if gaze is None else gaze.fixations
+        if detector is None:
+            only_fixations = stored is not None and len(self.samples) == 0
+            detector = "file" if only_fixations else choose(self.samples, stored)
+        self.detector = detector
+        given = dict(parameters or {})
+        if detector == "ivt":
+            # The video is at hand, so distances are isotropic whatever the tracker's file says of its frame.
+            given.setdefault("frame_aspect", self.info.width_px / self.info.height_px)
+        if detector == "file":
+            if stored is None:
+                raise InputError(
+                    self.path, expected="a gaze file that holds fixations", found="none", fix="use another detector"
+                )
+            self.fixations: Fixations = stored
+        else:
+            self.fixations = detect(self.samples, detector=detector, device=stored, **given)
+        self.parameters: dict[str, Any] = dict(self.fixations.parameters)
+
+    @property
+    def end_s(self) -> float:
+        """The end of the last frame."""
+        return self.info.duration_s
+
+    def fixation_source(self, *, lag_s: float = 0.0) -> FixationSource:
+        """What is known of the fixations at any time; causal even where the whole recording's were found beforehand."""
+        if self.detector == "ivt":
+            return CausalIVT(self.samples.shifted(lag_s), self.parameters)
+        return StoredFixations(self.fixations.shifted(lag_s))
+
+    def steps(
+        self,
+        fps: float = 2.0,
+        *,
+        vjepa_fps: float = 8.0,
+        until_s: float | None = None,
+        gaze_lag_s: float = 0.0,
+        max_pixels: int | None = None,
+    ) -> Iterator[Step]:
+        """Steps of two frames at `fps` up to `until_s`, the last one partial when its frames don't fill it.
+
+        Frames are the ones nearest to k / fps; where the file has fewer a second than asked, each is used once.
+
+        Args:
+            fps: Qwen's frames a second, two to a step.
+            vjepa_fps: frames a second for V-JEPA, Qwen's own among them.
+            until_s: the question's time; default the end of the last frame. Nothing later is read.
+            gaze_lag_s: gaze is moved this much later (the `lagged` arm).
+            max_pixels: frames with more are averaged down while decoding.
+
+        Raises:
+            InputError: rates or `until_s` out of range; a damaged file, after the readable steps.
+        """
+        until_s = self.end_s if until_s is None else float(until_s)
+        if not 0 <= until_s <= self.end_s + TIME_TOLERANCE_S:
+            raise InputError(
+                self.path,
+                expected=f"a time within the video (0 to {self.end_s:.3f} s)",
+                found=f"{until_s:g} s",
+                fix="change --at",
+            )
+        if not 0 <= gaze_lag_s < np.inf:
+            raise InputError("gaze_lag_s", expected="seconds >= 0: earlier gaze only", found=str(gaze_lag_s))
+        for name, value in (("fps", fps), ("vjepa_fps", vjepa_fps)):
+            if not (np.isfinite(value) and 0 < value <= 1000):
+                raise InputError(name, expected="frames a second above 0, at most 1000", found=str(value))
+        return build_steps(
+            self._frames(fps, vjepa_fps, min(until_s, self.end_s), max_pixels),
+            self.samples.shifted(gaze_lag_s),
+            self.fixation_source(lag_s=gaze_lag_s),
+            until_s=until_s,
+        )
+
+    def _frames(
+        self, fps: float, vjepa_fps: float, until_s: float, max_pixels: int | None
+    ) -> Iterator[tuple[Frame, bool]]:
+        """Each frame once, in order, with whether Qwen gets it (else only V-JEPA does)."""
+        qwen, vjepa = (np.arange(int(np.floor(until_s * rate + 1e-6)) + 1) / rate for rate in (fps, vjepa_fps))
+        times = np.union1d(qwen, vjepa)
+        is_qwen = np.isin(times, qwen)
+        # As-of at half a source frame later is the frame nearest to the wanted time: at 29.97 fps the frame of second 1
+        # has PTS 1.001, and the one before it would fall into the temporal position of second 0.5.
+        half_frame_s = 0.5 / self.info.fps if np.isfinite(self.info.fps) else 0.0
+        asked = np.minimum(times + half_frame_s - TIME_TOLERANCE_S, until_s).clip(min=0.0)
+        held: Frame | None = None
+        held_for_qwen = False
+        for row, frame in read_at(self.path, asked, max_pixels=max_pixels, backend=self.backend):
+            if held is not None and frame.time_s == held.time_s:
+                held_for_qwen |= bool(is_qwen[row])
+                continue
+            if held is not None:
+                yield held, held_for_qwen
+            held, held_for_qwen = frame, bool(is_qwen[row])
+        if held is not None:
+            yield held, held_for_qwen
+
+
+def open_recording(
+    video: str | Path,
+    gaze: str | Path | None = None,
+    *,
+    format: str | None = None,
+    y_origin: Any = None,
+    gaze_offset_s: float | None = None,
+    detector: str | None = None,
+    detector_parameters: Mapping[str, Any] | None = None,
+    backend: Backend = "pyav",
+    **reader_options: Any,
+) -> Recording:
+    """Opens a video and, when given, its gaze on the video's clock.
+
+    Args:
+        video: any file that FFmpeg reads.
+        gaze: the tracker's file or folder; None for a video without gaze.
+        format: the tracker's format; recognised by content when None (`stream.trackers.FORMATS`).
+        y_origin: "top" or "bottom", where the file does not say.
+        gaze_offset_s: added to every gaze time.
+        detector: "device", "file", "ivt" or "streamgaze"; default: what the file brings, else ivt.
+        reader_options: further arguments of `stream.trackers.read_gaze` (frame_size_px, calibration, columns, ...).
+
+    Raises:
+        InputError, MissingExtraError: as `probe` and `read_gaze`.
+    """
+    found = None
+    if gaze is not None:
+        read = partial(
+            read_gaze,
+            gaze,
+            format=format,
+            y_origin=y_origin,
+            offset_s=gaze_offset_s,
+            **_frame_clock(video, gaze, format),
+            **reader_options,
+        )
+        try:
+            found = read()
+        except FrameSizeNeeded:  # only now: a device that knows its own frame must not be overruled by a scaled video
+            info = probe(video)
+            found = read(frame_size_px=(info.width_px, info.height_px))
+    return Recording(Path(video), found, detector=detector, parameters=detector_parameters, backend=backend)
+
+
+def _frame_clock(video: str | Path, gaze: str | Path, format: str | None) -> dict[str, Any]:
+    """The video's own frame times for formats that count frames, if this video has the rate they count at."""
+    nominal = COUNTS_FRAMES_AT_FPS.get(format or recognise(Path(gaze)).name)
+    if nominal is None or not abs(probe(video).fps / nominal - 1) < 0.01:
+        return {}
+    return {"frame_times_s": frame_times(video)}

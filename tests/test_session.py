@@ -1,0 +1,334 @@
+"""StreamSession: append, then ask; asking changes nothing, and an answer says what it rests on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gazeqwen import GazeQwen, prompts
+from gazeqwen.config import FixationConfig
+from gazeqwen.errors import ConfigError, FutureDataError, InputError
+from gazeqwen.types import Answer, Step
+from stream import StreamSession, open_recording
+from stream.recording import Recording
+from stream.session import CHUNK_STEPS
+from stream.video_writer import write_clip
+from tests.made_steps import OPTIONS, QUESTION, SQUARE, example, held, made_steps, moved_tiny, same_bits
+
+
+@pytest.fixture(scope="module")
+def model() -> GazeQwen:
+    return moved_tiny()
+
+
+def session_of(model: GazeQwen, steps: list[Step], **options: object) -> StreamSession:
+    session = StreamSession(model, **options)  # type: ignore[arg-type]
+    session.extend(steps)
+    return session
+
+
+def scores(answer: Answer) -> torch.Tensor:
+    return torch.tensor(list(answer.option_logprobs.values()))
+
+
+def assert_near(a: Answer, b: Answer) -> None:
+    torch.testing.assert_close(scores(a), scores(b), atol=1e-5, rtol=0.0)
+
+
+def part_of(step: Step) -> Step:
+    """The step as it was half a second earlier: one frame, repeated."""
+    middle_s = step.span_s[1] - 0.5
+    first = step.vjepa_times_s < middle_s
+    return replace(
+        step,
+        frames=step.frames[[0, 0]],
+        frame_times_s=step.frame_times_s[[0, 0]],
+        span_s=(step.span_s[0], middle_s),
+        vjepa_frames=step.vjepa_frames[first],
+        vjepa_times_s=step.vjepa_times_s[first],
+        repeated=True,
+        partial=True,
+    ).without_gaze()
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """Five seconds of noise at 10 fps, gaze that jumps every second, and a blink."""
+    folder = tmp_path_factory.mktemp("recording")
+    rng = np.random.default_rng(0)
+    images = (rng.integers(0, 256, (7, 7, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1) for _ in range(50))
+    clip = write_clip(folder / "clip.mp4", images, fps=10)
+    t = np.arange(250) / 50 + 0.003
+    rows = ["t_s,x_norm,y_norm,valid"]
+    for time_s in t:
+        look = int(time_s)
+        valid = not 2.2 < time_s < 2.4
+        rows.append(f"{time_s:.4f},{0.15 + 0.15 * look:.3f},{0.8 - 0.15 * look:.3f},{int(valid)}")
+    (folder / "gaze.csv").write_text("\n".join(rows) + "\n")
+    return open_recording(clip, folder / "gaze.csv", y_origin="top", gaze_offset_s=0.0)
+
+
+# -- streamed == offline -----------------------------------------------------------------------------------------------
+
+
+def test_one_at_a_time_extended_and_forward_agree(model: GazeQwen) -> None:
+    steps = made_steps(CHUNK_STEPS + 2)
+    one_by_one, extended = StreamSession(model), StreamSession(model)
+    for step in steps:
+        one_by_one.append(step)
+    seen: list[int] = []
+    extended.extend(iter(steps), progress=seen.append)
+    assert seen == [CHUNK_STEPS, 2]
+    streamed, offline = one_by_one.choose(QUESTION, OPTIONS), extended.choose(QUESTION, OPTIONS)
+    assert_near(streamed, offline)
+    with torch.no_grad():
+        logits = model([example(steps)]).logits[0]
+    expected = torch.log_softmax(logits[prompts.letter_ids(model.tokenizer, 3)], dim=0)
+    torch.testing.assert_close(scores(offline), expected, atol=1e-5, rtol=0.0)
+    assert streamed.letter == "ABC"[int(expected.argmax())] == offline.letter
+    assert streamed.text == OPTIONS["ABC".index(streamed.letter or "")]
+
+
+def test_a_recording_seen_live_answers_as_the_clip_that_ends_there(model: GazeQwen, recording: Recording) -> None:
+    live = StreamSession(model, fixations=recording.fixations)
+    whole = list(recording.steps(model.config.fps, vjepa_fps=model.config.features.fps))
+    for step in whole[:3]:
+        live.append(step)
+    *_, tail = recording.steps(model.config.fps, vjepa_fps=model.config.features.fps, until_s=3.2)
+    assert tail.partial
+    live.append(tail)
+    assert_near(
+        live.choose(QUESTION, OPTIONS), StreamSession.of(model, recording, until_s=3.2).choose(QUESTION, OPTIONS)
+    )
+    live.append(whole[3])  # the partial step gives way
+    straight = session_of(model, whole[:4])
+    assert same_bits(held(live.state), held(_one_by_one(model, whole[:4]).state))
+    assert_near(live.choose(QUESTION, OPTIONS), straight.choose(QUESTION, OPTIONS))
+
+
+def _one_by_one(model: GazeQwen, steps: list[Step]) -> StreamSession:
+    session = StreamSession(model)
+    for step in steps:
+        session.append(step)
+    return session
+
+
+def test_of_is_the_models_own_stream(model: GazeQwen, recording: Recording) -> None:
+    session = model.stream()
+    assert isinstance(session, StreamSession)
+    session.extend(recording.steps(fps=2, vjepa_fps=model.config.features.fps))
+    assert_near(session.choose(QUESTION, OPTIONS), StreamSession.of(model, recording).choose(QUESTION, OPTIONS))
+
+
+def test_two_sessions_on_one_model_do_not_meet(model: GazeQwen) -> None:
+    ours, theirs = made_steps(3), made_steps(3, seed=7, size_px=SQUARE)
+    a, b = StreamSession(model), StreamSession(model)
+    for x, y in zip(ours, theirs, strict=True):
+        a.append(x)
+        b.append(y)
+        b.choose(QUESTION, OPTIONS)
+    alone = _one_by_one(model, ours)
+    assert same_bits(held(a.state), held(alone.state))
+    assert (scores(a.choose(QUESTION, OPTIONS)) - scores(b.choose(QUESTION, OPTIONS))).abs().max() > 1e-3
+
+
+# -- asking changes nothing --------------------------------------------------------------------------------------------
+
+
+def test_asking_in_every_way_changes_nothing(model: GazeQwen) -> None:
+    steps = made_steps(4)
+    session = session_of(model, steps[:2])
+    session.append(part_of(steps[2]))
+    before = held(session.state)
+    first = session.choose(QUESTION, OPTIONS)
+    session.choose(QUESTION, OPTIONS, scoring="likelihood", at_s=9.0)
+    session.yes_no(QUESTION)
+    session.answer(QUESTION, max_new_tokens=3)
+    next(session.ask(QUESTION, max_new_tokens=3), None)
+    session.window_s = 1.0
+    session.choose(QUESTION, OPTIONS)
+    session.window_s = None
+    assert same_bits(before, held(session.state))
+    assert session.choose(QUESTION, OPTIONS).option_logprobs == first.option_logprobs
+    session.extend(steps[2:])
+    assert_near(session.choose(QUESTION, OPTIONS), session_of(model, steps).choose(QUESTION, OPTIONS))
+
+
+def test_refused_steps_change_nothing(model: GazeQwen) -> None:
+    steps = made_steps(4)
+    session = session_of(model, steps[:2])
+    session.append(part_of(steps[2]))
+    before, answer = held(session.state), session.choose(QUESTION, OPTIONS)
+    bad: list[Callable[[], None]] = [
+        lambda: session.append(steps[0]),
+        lambda: session.append(steps[1]),
+        lambda: session.append(part_of(steps[1])),
+        lambda: session.extend([part_of(steps[2]), steps[2]]),
+        lambda: session.extend([steps[3], steps[2]]),
+        lambda: session.extend([steps[2], part_of(steps[1])]),
+        lambda: session.extend([steps[2], *made_steps(1, start_s=3.0, size_px=SQUARE)]),
+    ]
+    for call in bad:
+        with pytest.raises(InputError):
+            call()
+        assert same_bits(before, held(session.state))
+        assert session.choose(QUESTION, OPTIONS).option_logprobs == answer.option_logprobs
+    session.extend([])
+    session.append(steps[2])
+    assert session.newest_s == 3.0
+
+
+def test_a_piece_by_piece_answer_is_about_the_moment_it_was_asked(model: GazeQwen) -> None:
+    steps = made_steps(3)
+    session = session_of(model, steps[:2])
+    whole = session.answer(QUESTION, max_new_tokens=8)
+    pieces = session.ask(QUESTION, max_new_tokens=8)
+    session.append(steps[2])
+    assert "".join(pieces).strip() == whole.text
+    assert whole.letter is None and whole.option_logprobs == {}
+
+
+# -- time --------------------------------------------------------------------------------------------------------------
+
+
+def test_questions_before_what_is_known_are_refused(model: GazeQwen) -> None:
+    session = StreamSession(model)
+    with pytest.raises(InputError, match="at least one step"):
+        session.choose(QUESTION, OPTIONS)
+    steps = made_steps(2)
+    session.append(steps[0])
+    session.append(part_of(steps[1]))
+    for at_s in (0.0, 0.9, 1.4):
+        for ask in (session.answer, session.yes_no):
+            with pytest.raises(FutureDataError, match=r"already holds what came up to 1\.500"):
+                ask(QUESTION, at_s=at_s)
+    assert session.choose(QUESTION, OPTIONS).t_s == 1.5
+    assert session.choose(QUESTION, OPTIONS, at_s=1.7).t_s == 1.7
+    with pytest.raises(InputError, match="question time"):
+        session.choose(QUESTION, OPTIONS, at_s=float("nan"))
+
+
+def test_a_window_hides_older_steps_and_says_so(model: GazeQwen) -> None:
+    steps = made_steps(5)
+    session = session_of(model, steps, window_s=2.0)
+    answer = session.choose(QUESTION, OPTIONS)
+    assert answer.steps == 2 and answer.span_s == (3.0, 5.0) and min(answer.frame_times_s) == 3.0
+    state = model.start()
+    model.append(state, steps)
+    fork = state.fork()
+    fork.evict([0, 1, 2])
+    expected = model.score(fork, QUESTION, OPTIONS)
+    torch.testing.assert_close(scores(answer), expected, atol=1e-5, rtol=0.0)
+    assert (scores(answer) - model.score(state, QUESTION, OPTIONS)).abs().max() > 1e-4
+    assert session.choose(QUESTION, OPTIONS, at_s=6.5).steps == 1  # the step until 5 s is still within 2 s
+    nothing = session.choose(QUESTION, OPTIONS, at_s=60.0)
+    assert nothing.steps == 0 and nothing.frame_times_s == () and nothing.span_s == (60.0, 60.0)
+    assert len(session.state.steps) == 5
+    for window_s in (0.0, -1.0, float("nan")):
+        with pytest.raises(ConfigError, match="window_s"):
+            StreamSession(model, window_s=window_s)
+
+
+# -- what an answer says -----------------------------------------------------------------------------------------------
+
+
+def test_an_answer_names_its_evidence(model: GazeQwen, recording: Recording) -> None:
+    session = StreamSession.of(model, recording, until_s=3.2)
+    answer = session.choose(QUESTION, OPTIONS)
+    assert float(scores(answer).exp().sum()) == pytest.approx(1)
+    assert answer.text == max(answer.option_logprobs, key=lambda option: answer.option_logprobs[option])
+    assert answer.question == QUESTION and answer.t_s == 3.2 and answer.model == "tiny" and answer.arm == "inject"
+    assert answer.frame_times_s == pytest.approx((0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0))
+    assert answer.span_s == (0.0, 3.2) and answer.steps == 4 and answer.steps_without_gaze == 0
+    samples = recording.samples.until(3.2)
+    assert answer.gaze_valid_fraction == pytest.approx(samples.valid.mean()) and answer.gaze_valid_fraction < 1
+    assert set(answer.gaze_times_s) <= set(samples.t_s[samples.valid])
+    assert len(answer.gaze_times_s) > 0.9 * samples.valid.sum()
+    known = recording.fixations.until(3.2)
+    assert [round(f["x_norm"], 2) for f in answer.fixations] == np.round(known.xy_norm[:, 0], 2).tolist()
+    # one entry each, though some lie in two steps; an open one ends at its newest sample
+    for found, start_s, stop_s in zip(answer.fixations, known.start_s, known.stop_s, strict=True):
+        assert found["start_s"] == pytest.approx(start_s, abs=1e-6) and found["stop_s"] == pytest.approx(
+            stop_s, abs=0.021
+        )
+    assert answer.open_fixations == 1
+    assert answer.detector == {"detector": "ivt", "parameters": recording.parameters}
+    assert all(answer.latency_ms[part] > 0 for part in ("decode", "vit", "vjepa", "resampler", "prefill", "answer"))
+    assert answer.warnings == ("untrained weights: the answer means nothing",)
+    assert json.loads(json.dumps(answer.to_dict(), allow_nan=False))["answer"] == answer.text
+
+
+def test_an_answer_without_gaze_claims_none(model: GazeQwen, recording: Recording) -> None:
+    for arm in ("none", "null", "center"):
+        answer = StreamSession.of(model, recording, until_s=2.0, arm=arm).choose(QUESTION, OPTIONS)
+        assert answer.arm == arm and answer.gaze_times_s == () and answer.fixations == ()
+    blind = session_of(model, [step.without_gaze() for step in made_steps(2)]).choose(QUESTION, OPTIONS)
+    assert blind.steps_without_gaze == 2 and np.isnan(blind.gaze_valid_fraction)
+    assert "no valid gaze in anything the model saw" in blind.warnings
+    lagged = StreamSession.of(model, recording, until_s=3.0, arm="lagged").choose(QUESTION, OPTIONS)
+    assert lagged.steps_without_gaze == lagged.steps
+
+
+def test_other_fixations_than_the_models_are_named(model: GazeQwen) -> None:
+    wanted = FixationConfig("ivt", {"velocity_widths_s": 0.5, "max_gap_s": 0.075})
+    other = GazeQwen(
+        replace(model.config, fixations=wanted, trained="for this test"),
+        vlm=model.vlm,
+        tokenizer=model.tokenizer,
+        extractor=model.extractor,
+    )
+    steps = made_steps(1)
+
+    def warnings(detector: dict | None, arm: str = "inject") -> tuple[str, ...]:
+        return session_of(other, steps, detector=detector, arm=arm).choose(QUESTION, OPTIONS).warnings
+
+    assert warnings({"detector": "ivt", "parameters": {**wanted.parameters, "frame_aspect": 1.5}}) == ()
+    assert warnings({"detector": "device", "parameters": {}}) == (
+        "fixations by 'device', but the model was made for 'ivt'",
+    )
+    changed = {"detector": "ivt", "parameters": {**wanted.parameters, "max_gap_s": 0.1}}
+    assert warnings(changed) == ("fixation parameters differ from the model's: max_gap_s",)
+    assert warnings(changed, "none") == ()
+    other.notes = ("half of it is made up",)
+    assert warnings(None) == ("half of it is made up",)
+
+
+def test_yes_or_no(model: GazeQwen) -> None:
+    session = session_of(model, made_steps(2))
+    answer = session.yes_no("Is the jar green?")
+    expected = model.score(session.state, "Is the jar green?", prompts.YES_NO, scoring="yes_no")
+    assert list(answer.option_logprobs) == ["Yes", "No"] and answer.letter is None
+    torch.testing.assert_close(scores(answer), expected, atol=1e-5, rtol=0.0)
+    assert answer.text == ("Yes" if expected[0] > expected[1] else "No")
+    assert answer.question == "Is the jar green?" and answer.steps == 2
+
+
+def test_options_are_checked_and_equal_ones_kept_apart(model: GazeQwen) -> None:
+    session = session_of(model, made_steps(1))
+    for options in ((), ("one",), tuple(map(str, range(27))), ("a", " ")):
+        with pytest.raises(InputError, match="options"):
+            session.choose(QUESTION, options)
+    with pytest.raises(ConfigError, match="scoring"):
+        session.choose(QUESTION, OPTIONS, scoring="coin")  # type: ignore[arg-type]
+    assert list(session.choose(QUESTION, ("box", "jar", "box")).option_logprobs) == ["A. box", "jar", "C. box"]
+    assert list(session.choose(QUESTION, ("A. box", "B. jar")).option_logprobs) == ["box", "jar"]
+    with pytest.raises(InputError, match="question"):
+        session.choose("  ", OPTIONS)
+
+
+def test_a_damaged_recording_ends_the_stream_with_its_error(model: GazeQwen, tmp_path: Path) -> None:
+    steps = made_steps(2)
+
+    def broken():
+        yield from steps
+        raise InputError("clip.mp4", expected="readable video data", found="damage")
+
+    session = StreamSession(model)
+    with pytest.raises(InputError, match="damage"):
+        session.extend(broken())
