@@ -169,12 +169,13 @@ def _detect_device(samples: GazeSamples, device: Fixations | None) -> Fixations:
         )
     named = np.flatnonzero(samples.valid & (samples.fixation_id >= 0))
     ids = samples.fixation_id[named]
-    rows = [named[ids == name] for name in np.unique(ids)]
+    starts = np.flatnonzero(np.diff(ids, prepend=-1))  # an id that comes back later is another run
+    rows = np.split(named, starts[1:]) if named.size else []
     return Fixations.build(
         samples.t_s[[r[0] for r in rows]],
         samples.t_s[[r[-1] for r in rows]],
         np.array([samples.xy_norm[r].mean(axis=0) for r in rows]).reshape(-1, 2),
-        ids=np.unique(ids),
+        ids=ids[starts],
         detector="device",
     )
 

@@ -239,7 +239,7 @@ def check(
         fixations=len(fixations),
         fixation_median_s=float(np.median(fixations.duration_s)) if len(fixations) else float("nan"),
         detector=fixations.detector,
-        counts=dict(samples.counts),
+        counts=dict(samples.counts if n or recording.fixations is None else recording.fixations.counts),
         notes=recording.notes,
         agreement=agreement,
         suspicions=tuple(suspicions),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gazeqwen.errors import InputError
-from gazeqwen.types import Fixations, GazeSamples, Step
+from gazeqwen.types import Fixations, GazeSamples, Step, asof
 from stream.fixations import choose, detect
 from stream.steps import CausalIVT, FixationSource, StoredFixations, build_steps
 from stream.trackers import read_gaze, recognise
@@ -68,6 +68,14 @@ class Recording:
         """The end of the last frame."""
         return self.info.duration_s
 
+    @cached_property
+    def _frame_times_s(self) -> np.ndarray:
+        """Times of all frames; none where the file is damaged: decoding then says so, after what is readable."""
+        try:
+            return frame_times(self.path)
+        except InputError:
+            return np.zeros(0)
+
     def fixation_source(self, *, lag_s: float = 0.0) -> FixationSource:
         """What is known of the fixations at any time; causal even where the whole recording's were found beforehand."""
         if self.detector == "ivt":
@@ -122,12 +130,15 @@ class Recording:
     ) -> Iterator[tuple[Frame, bool]]:
         """Each frame once, in order, with whether Qwen gets it (else only V-JEPA does)."""
         qwen, vjepa = (np.arange(int(np.floor(until_s * rate + 1e-6)) + 1) / rate for rate in (fps, vjepa_fps))
-        times = np.union1d(qwen, vjepa)
+        # The frame on display at the question's time is decoded too: its gaze is the newest there is.
+        times = np.union1d(np.union1d(qwen, vjepa), [until_s])
         is_qwen = np.isin(times, qwen)
-        # As-of at half a source frame later is the frame nearest to the wanted time: at 29.97 fps the frame of second 1
-        # has PTS 1.001, and the one before it would fall into the temporal position of second 0.5.
-        half_frame_s = 0.5 / self.info.fps if np.isfinite(self.info.fps) else 0.0
-        asked = np.minimum(times + half_frame_s - TIME_TOLERANCE_S, until_s).clip(min=0.0)
+        # Nearest, not as-of: at 29.97 fps the frame of second 1 has PTS 1.001, and the one before it would fall into
+        # the temporal position of second 0.5. A nearest frame after `until_s` gives way to the one on display then.
+        pts = self._frame_times_s
+        known = pts[pts <= until_s + TIME_TOLERANCE_S]
+        rows = asof(known, times, tolerance_s=np.inf, method="nearest", on_missing="mark")
+        asked = known[rows] if known.size else times
         held: Frame | None = None
         held_for_qwen = False
         for row, frame in read_at(self.path, asked, max_pixels=max_pixels, backend=self.backend):
@@ -162,32 +173,32 @@ def open_recording(
         y_origin: "top" or "bottom", where the file does not say.
         gaze_offset_s: added to every gaze time.
         detector: "device", "file", "ivt" or "streamgaze"; default: what the file brings, else ivt.
-        reader_options: further arguments of `stream.trackers.read_gaze` (frame_size_px, calibration, columns, ...).
+        reader_options: further arguments of `stream.trackers.read_gaze` (frame_size_px, calibration, columns, ...);
+            its `offset_s` is `gaze_offset_s` here.
 
     Raises:
         InputError, MissingExtraError: as `probe` and `read_gaze`.
     """
     found = None
+    if "offset_s" in reader_options:
+        raise InputError("open_recording", expected="gaze_offset_s=", found="offset_s=", fix="rename the argument")
     if gaze is not None:
-        read = partial(
-            read_gaze,
-            gaze,
-            format=format,
-            y_origin=y_origin,
-            offset_s=gaze_offset_s,
-            **_frame_clock(video, gaze, format),
-            **reader_options,
-        )
+        options = {**_frame_clock(video, gaze, format, reader_options), **reader_options}
+        read = partial(read_gaze, gaze, format=format, y_origin=y_origin, offset_s=gaze_offset_s)
         try:
-            found = read()
+            found = read(**options)
         except FrameSizeNeeded:  # only now: a device that knows its own frame must not be overruled by a scaled video
             info = probe(video)
-            found = read(frame_size_px=(info.width_px, info.height_px))
+            found = read(**{**options, "frame_size_px": (info.width_px, info.height_px)})
     return Recording(Path(video), found, detector=detector, parameters=detector_parameters, backend=backend)
 
 
-def _frame_clock(video: str | Path, gaze: str | Path, format: str | None) -> dict[str, Any]:
+def _frame_clock(
+    video: str | Path, gaze: str | Path, format: str | None, reader_options: Mapping[str, Any]
+) -> dict[str, Any]:
     """The video's own frame times for formats that count frames, if this video has the rate they count at."""
+    if reader_options.get("columns") or reader_options.get("frame_times_s") is not None:
+        return {}  # named columns are plain CSV; given times are the caller's
     nominal = COUNTS_FRAMES_AT_FPS.get(format or recognise(Path(gaze)).name)
     if nominal is None or not abs(probe(video).fps / nominal - 1) < 0.01:
         return {}

@@ -59,6 +59,8 @@ class CausalIVT:
         self._next = max(self._next, stop)
         self._closed = [fixation for fixation in self._closed if fixation.stop_s > start_s]
         current = self._detector.open_fixation(stop_s)
+        if current is not None and current.stop_s <= start_s:
+            current = None  # not closed yet, but long over
         known = [*self._closed, *([] if current is None else [current])]
         found = to_fixations(known, detector="ivt", parameters=self._detector.parameters)
         return replace(found.overlapping(start_s, stop_s), open_fixations=int(current is not None))
@@ -67,7 +69,10 @@ class CausalIVT:
 def gaze_events(
     samples: GazeSamples, fixations: Fixations, *, span_s: tuple[float, float], frame_times_s: np.ndarray
 ) -> GazeEvents:
-    """The gaze of one span (start, stop]: its fixations; where it has none, one sample per decoded frame.
+    """The gaze of one span (start, stop]: its fixations, and one sample for each decoded frame that has none.
+
+    A frame's sample is the one nearest to it: at 200 Hz a second of saccades and pursuit is 200 samples, and a frame
+    shows it once. Samples of a fixation whose centre is outside the frame speak for themselves.
 
     Args:
         samples: nothing later than `span_s[1]` is read of them.
@@ -77,18 +82,17 @@ def gaze_events(
     """
     start_s, stop_s = span_s
     here = samples.between(start_s, stop_s, now_s=stop_s)
-    if len(fixations):
-        begin, end = np.maximum(fixations.start_s, start_s), np.minimum(fixations.stop_s, stop_s)
-        t_s, xy, duration_s = end, fixations.xy_norm, end - begin
-        of_event = (here.t_s >= fixations.start_s[:, None]) & (here.t_s <= fixations.stop_s[:, None])  # (K, samples)
-    else:
-        # One sample per frame: at 200 Hz a second of saccades and pursuit is 200 samples, and a frame shows it once.
-        nearest = asof(here.t_s, frame_times_s, tolerance_s=np.inf, method="nearest", on_missing="mark")
-        rows = np.unique(nearest[nearest >= 0])
-        t_s, xy, duration_s = here.t_s[rows], here.xy_norm[rows], np.zeros(rows.size)
-        of_event = np.arange(len(here)) == rows[:, None]
-    with np.errstate(invalid="ignore"):
-        valid = np.asarray(((xy >= 0) & (xy <= 1)).all(axis=1))  # false for NaN
+    begin, end = np.maximum(fixations.start_s, start_s), np.minimum(fixations.stop_s, stop_s)
+    of_fixation = (here.t_s >= fixations.start_s[:, None]) & (here.t_s <= fixations.stop_s[:, None])  # (F, samples)
+    nearest = asof(here.t_s, frame_times_s, tolerance_s=np.inf, method="nearest", on_missing="mark")
+    rows = np.unique(nearest[nearest >= 0])
+    rows = rows[~of_fixation[_in_frame(fixations.xy_norm)].any(axis=0)[rows]]
+    order = np.argsort(np.concatenate([end, here.t_s[rows]]), kind="stable")
+    t_s = np.concatenate([end, here.t_s[rows]])[order]
+    xy = np.concatenate([fixations.xy_norm, here.xy_norm[rows]])[order]
+    duration_s = np.concatenate([end - begin, np.zeros(rows.size)])[order]
+    of_event = np.concatenate([of_fixation, np.arange(len(here)) == rows[:, None]])[order]
+    valid = _in_frame(xy)
     frames = frame_times_s[asof(frame_times_s, t_s, tolerance_s=np.inf, method="nearest")] if len(t_s) else t_s
     return GazeEvents(
         t_s=t_s,
@@ -96,13 +100,19 @@ def gaze_events(
         duration_s=duration_s,
         age_s=np.maximum(stop_s - t_s, 0.0),
         valid=valid,
-        is_fixation=np.full(len(t_s), bool(len(fixations))),
+        is_fixation=order < len(fixations),
         frame_t_s=frames,
         sample_t_s=here.t_s,
         sample_valid=here.valid,
         sample_used=of_event[valid].any(axis=0) & here.valid,
         open_fixations=fixations.open_fixations,
     )
+
+
+def _in_frame(xy_norm: np.ndarray) -> np.ndarray:
+    """(K,) within [0, 1] on both axes; False for NaN."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(((xy_norm >= 0) & (xy_norm <= 1)).all(axis=1))
 
 
 def build_steps(
@@ -113,6 +123,9 @@ def build_steps(
     until_s: float,
 ) -> Iterator[Step]:
     """Steps from frames in order; the last one is `partial` when the frames at or before `until_s` don't fill a step.
+
+    A partial step is made of Qwen's remaining frame, or where there is none of the newest frame that was decoded: what
+    the wearer saw last before the question, with its gaze.
 
     Args:
         frames: (frame, is one of Qwen's) in ascending time; the others are for V-JEPA only. No frame after `until_s`.
@@ -137,8 +150,8 @@ def build_steps(
             partial = stop_s > until_s + TIME_TOLERANCE_S
             yield _step(chosen, pending, (start_s, min(stop_s, until_s)), samples, fixations, partial=partial)
             pending, chosen, start_s = [], [], stop_s
-    if chosen and start_s is not None:
-        yield _step(chosen, pending, (start_s, until_s), samples, fixations, partial=True)
+    if pending and start_s is not None and until_s > start_s:
+        yield _step(chosen or pending[-1:], pending, (start_s, until_s), samples, fixations, partial=True)
 
 
 def _step(

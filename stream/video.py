@@ -112,7 +112,7 @@ def frame_times(path: str | Path) -> np.ndarray:
     """
     with closing(PyavSource(_existing_file(path))) as source:
         first, tick_s = source.first_pts, source.tick_s
-        ticks = sorted(pts for pts, _ in source.packets() if pts >= first)
+        ticks = sorted(pts for pts, _ in source.packets(from_start=True) if pts >= first)
     return (np.array(ticks, dtype=np.float64) - first) * tick_s
 
 

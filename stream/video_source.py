@@ -316,11 +316,19 @@ class PyavSource:
             return None
         return None if last is None else self.time_s(last[0]) + (last[1] * self.tick_s or self.frame_s)
 
-    def packets(self, from_s: float = 0.0) -> Iterator[tuple[int, int]]:
-        """(PTS, duration) in ticks of what will be shown, from the keyframe at or before `from_s`. Ends decoding."""
+    def packets(self, from_s: float = 0.0, *, from_start: bool = False) -> Iterator[tuple[int, int]]:
+        """(PTS, duration) in ticks of what will be shown, from the keyframe at or before `from_s`. Ends decoding.
+
+        `from_start` opens the file again instead of seeking: a seek in mpegts may land after its target.
+        """
         self._pictures.close()
         try:
-            self.container.seek(self.first_pts + math.floor(from_s / self.tick_s), stream=self.stream)
+            if from_start:
+                self.container.close()
+                self.container = self._open()
+                self.stream = self._video_stream()
+            else:
+                self.container.seek(self.first_pts + math.floor(from_s / self.tick_s), stream=self.stream)
             for packet in self.container.demux(self.stream):
                 if packet.is_corrupt:
                     raise self.damaged("an incomplete packet")

@@ -16,7 +16,9 @@ def shared_dir(*parts: str) -> Path:
     root = Path(os.environ.get("GAZEQWEN_SHARED", Path(__file__).resolve().parents[2] / "shared"))
     path = root.joinpath(*parts)
     if not path.exists():
-        pytest.skip(f"{'/'.join(parts)} absent: set GAZEQWEN_SHARED to the folder with fixtures/ and golden/ to run this")
+        pytest.skip(
+            f"{'/'.join(parts)} absent: set GAZEQWEN_SHARED to the folder with fixtures/ and golden/ to run this"
+        )
     return path
 
 

@@ -106,8 +106,8 @@ def test_steps_until_a_time_hold_nothing_later_and_begin_those_of_the_whole(
         assert_same_step(ours, theirs)
     # a question sees every step whose last frame has been on display
     assert len(finished) == sum(not step.partial and step.span_s[1] <= until_s + slack for step in whole)
-    # and the frames that don't fill one
-    assert steps and (steps[-1].partial or until_s - steps[-1].span_s[1] <= 0.5)
+    # and everything up to its own time
+    assert steps and steps[-1].span_s[1] == pytest.approx(until_s, abs=1e-6)
 
 
 def test_a_partial_step_repeats_a_single_frame(recording: Recording) -> None:
@@ -115,16 +115,36 @@ def test_a_partial_step_repeats_a_single_frame(recording: Recording) -> None:
     assert last.partial and last.repeated
     assert last.frame_times_s.tolist() == [1.0, 1.0] and np.array_equal(*last.frames)
     assert last.span_s == (pytest.approx(0.5 + 1 / 30), 1.2)
-    assert last.vjepa_times_s[-1] == pytest.approx(1.1, abs=0.04) and last.vjepa_times_s[0] > 0.5
+    assert last.vjepa_times_s[-1] == pytest.approx(1.2, abs=0.04) and last.vjepa_times_s[0] > 0.5
     assert last.gaze.sample_t_s[-1] == pytest.approx(1.1913)
 
 
 def test_two_frames_are_partial_until_the_second_has_been_replaced(recording: Recording) -> None:
-    for until_s, partial in ((1.5, True), (1.52, True), (1.5 + 1 / 30, False), (1.6, False)):
+    for until_s, partial in ((1.5, True), (1.52, True), (1.5 + 1 / 30, False)):
         *_, last = recording.steps(until_s=until_s)
         assert last.frame_times_s.tolist() == [1.0, 1.5] and not last.repeated
         assert last.partial == partial
         assert last.span_s[1] == pytest.approx(min(until_s, 1.5 + 1 / 30))
+
+
+def test_what_came_after_the_last_pair_is_a_partial_step_of_the_newest_frame(recording: Recording) -> None:
+    *_, pair, last = recording.steps(until_s=1.92)
+    assert pair.frame_times_s.tolist() == [1.0, 1.5] and not pair.partial
+    assert last.partial and last.repeated and last.frame_times_s.tolist() == [pytest.approx(1.9)] * 2
+    assert last.span_s == (pair.span_s[1], 1.92) and last.gaze.sample_t_s.size > 0
+    assert last.gaze.sample_t_s[0] > pair.span_s[1] and 1.92 - last.gaze.sample_t_s[-1] < 0.05
+
+
+def test_one_fixation_does_not_hide_the_rest_of_the_step() -> None:
+    t_s = np.arange(0, 1, 0.005)
+    samples = GazeSamples.build(t_s, np.column_stack([np.where(t_s < 0.02, 0.2, 0.8), np.full(t_s.size, 0.5)]))
+    brief = Fixations.build([-0.5], [0.02], [[0.2, 0.5]])
+    gaze = gaze_events(samples, brief, span_s=(0.0, 1.0), frame_times_s=np.arange(8) / 8)
+    assert gaze.is_fixation.tolist() == [True] + [False] * 7
+    assert gaze.xy_norm[1:, 0].tolist() == [0.8] * 7 and (np.diff(gaze.t_s) > 0).all()
+    off_frame = Fixations.build([0.0], [1.0], [[1.5, 0.5]])
+    gaze = gaze_events(samples, off_frame, span_s=(0.0, 1.0), frame_times_s=np.arange(8) / 8)
+    assert gaze.any_valid and gaze.valid.sum() == 8 and not gaze.valid[gaze.is_fixation].any()
 
 
 def test_spans_follow_each_other_and_every_sample_is_in_one_step(recording: Recording) -> None:
@@ -300,9 +320,8 @@ def test_a_variable_rate_is_read_by_timestamp(tmp_path: Path) -> None:
     steps = list(recording.steps(vjepa_fps=4.0))
     seen = np.concatenate([step.frame_times_s for step in steps])
     assert all(np.isclose(times, t, atol=1e-5).any() for t in seen)
-    half_frame_s = 0.5 / recording.info.fps
     wanted = np.arange(0, recording.end_s, 0.5)
-    chosen = [max(t for t in times if t <= min(w + half_frame_s, recording.end_s)) for w in wanted]
+    chosen = [min(times, key=lambda t: abs(t - w)) for w in wanted]
     np.testing.assert_allclose(sorted(set(np.round(seen, 4)))[: len(set(chosen))], sorted(set(chosen)), atol=1e-4)
     for until_s in (0.6, 1.3, 2.0):
         cut = list(recording.steps(vjepa_fps=4.0, until_s=until_s))
@@ -336,8 +355,11 @@ def test_stored_fixations_of_a_device_are_clipped_and_counted(tmp_path: Path) ->
     assert recording.detector == "device"
     *_, last = recording.steps(until_s=1.45)
     assert last.gaze.open_fixations == 1
-    assert last.gaze.t_s.tolist() == pytest.approx([0.9, 1.45])
-    assert last.gaze.xy_norm.tolist() == [[0.2, 0.2], [0.7, 0.7]]
+    fixed = last.gaze.is_fixation
+    assert last.gaze.t_s[fixed].tolist() == pytest.approx([0.9, 1.45])
+    assert last.gaze.xy_norm[fixed].tolist() == [[0.2, 0.2], [0.7, 0.7]]
+    between = last.gaze.t_s[~fixed]
+    assert between.size and (between > 0.9).all() and (between < 1.3).all()
 
 
 def test_the_aria_recording_at_its_own_rate() -> None:

@@ -17,7 +17,16 @@ from hypothesis import strategies as st
 import stream.video_source as video_source
 from benchmarks.speed.decode import decode_vs_pyav
 from gazeqwen.errors import InputError, MissingExtraError
-from stream.video import TIME_TOLERANCE_S, VideoWriter, iter_frames, probe, read_at, wanted_times, write_clip
+from stream.video import (
+    TIME_TOLERANCE_S,
+    VideoWriter,
+    frame_times,
+    iter_frames,
+    probe,
+    read_at,
+    wanted_times,
+    write_clip,
+)
 from tests.conftest import shared_dir
 
 W, H, FPS = 64, 48, 20
@@ -665,3 +674,18 @@ def test_decode_benchmark_reads_the_same_frames_both_ways() -> None:
     assert result["ratio"] == pytest.approx(result["parts"]["ours"] / result["parts"]["pyav"])
     with pytest.raises(InputError):
         decode_vs_pyav(0)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_frame_times_are_those_of_the_decoded_frames(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"clip{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "2", "g": "12"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for k in range(60):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 4 * k, dtype=np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    decoded = [frame.time_s for frame in iter_frames(path)]
+    assert len(decoded) == 60
+    np.testing.assert_allclose(frame_times(path), decoded, atol=1e-9)
