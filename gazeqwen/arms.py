@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gazeqwen.errors import ConfigError
-from gazeqwen.types import GazeEvents, Step
+from gazeqwen.types import Fixations, GazeEvents, Step
 
 LAG_S = 5.0
 _MARKER_RADIUS = 0.045
@@ -28,6 +28,7 @@ class Arm:
         prepare: changes a step before it is encoded.
         gaze_in_prompt: gaze coordinates are written into the question.
         gaze_lag_s: the recording's gaze is moved later by this much before steps are made of it.
+        scanpath: changes the clip's fixations under compat="official", which reads those and not the steps' gaze.
     """
 
     name: str
@@ -36,10 +37,19 @@ class Arm:
     prepare: Callable[[Step], Step] = lambda step: step
     gaze_in_prompt: bool = False
     gaze_lag_s: float = 0.0
+    scanpath: Callable[[Fixations], Fixations] = lambda fixations: fixations
 
 
 def _null(step: Step) -> Step:
     return step.without_gaze()
+
+
+def _no_scanpath(_fixations: Fixations) -> Fixations:
+    return Fixations.empty()
+
+
+def _centred_scanpath(fixations: Fixations) -> Fixations:
+    return replace(fixations, xy_norm=np.full_like(fixations.xy_norm, 0.5))
 
 
 def _center(step: Step) -> Step:
@@ -82,8 +92,14 @@ ARMS: dict[str, Arm] = {
     for arm in (
         Arm("inject", "residuals from the wearer's gaze (default)", inject=True),
         Arm("none", "no gaze, nothing injected: the plain backbone", inject=False),
-        Arm("null", "residuals from null gaze", inject=True, prepare=_null),
-        Arm("center", "residuals from gaze fixed at the middle of the frame", inject=True, prepare=_center),
+        Arm("null", "residuals from null gaze", inject=True, prepare=_null, scanpath=_no_scanpath),
+        Arm(
+            "center",
+            "residuals from gaze fixed at the middle of the frame",
+            inject=True,
+            prepare=_center,
+            scanpath=_centred_scanpath,
+        ),
         Arm("lagged", f"residuals from the wearer's own gaze {LAG_S:g} s late", inject=True, gaze_lag_s=LAG_S),
         Arm("text", "gaze coordinates in the prompt, nothing injected", inject=False, gaze_in_prompt=True),
         Arm("marker", "gaze drawn as a ring on the frames, nothing injected", inject=False, prepare=_marker),

@@ -36,7 +36,7 @@ from gazeqwen.preprocess import resize_frames, video_patches
 from gazeqwen.resampler import GazeResampler, OfficialResampler, Residuals
 from gazeqwen.state import Span, StepRecord, StreamState
 from gazeqwen.types import Fixations, Question, Step
-from gazeqwen.vjepa import RollingWindow, official_features, official_inputs
+from gazeqwen.vjepa import RollingWindow, official_features, official_inputs, step_features
 
 Content = Sequence[Step] | str
 
@@ -74,6 +74,22 @@ class EncodedSteps:
     h: int
     w: int
     residuals: Residuals | None
+
+
+class _LayerRows(Mapping[int, Tensor]):
+    """Layer -> (N, D) rows, made when a layer asks: 27 gated layers of a 7B hold one tensor, not 27 copies of it."""
+
+    def __init__(self, residuals: Sequence[Residuals]) -> None:
+        self._residuals = residuals
+
+    def __getitem__(self, layer: int) -> Tensor:
+        return torch.cat([part.for_layer(layer).flatten(0, 1) for part in self._residuals])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._residuals[0].layers)
+
+    def __len__(self) -> int:
+        return len(self._residuals[0].layers)
 
 
 class GazeQwen(nn.Module):
@@ -191,7 +207,8 @@ class GazeQwen(nn.Module):
                     "pass vjepa=FILE to from_pretrained (docs/models.md says where to get it), or use --arm none"
                 )
             if self.official:
-                residuals = self._official_residuals(steps, h, w, fixations, clock)
+                scanpath = arm.scanpath(fixations if fixations is not None else Fixations.empty())
+                residuals = self._official_residuals(steps, h, w, scanpath, clock)
             else:
                 with _timed(clock, "vjepa"), torch.no_grad():
                     features = self._features(steps, h, w, window)
@@ -207,8 +224,7 @@ class GazeQwen(nn.Module):
     def _features(self, steps: Sequence[Step], h: int, w: int, window: RollingWindow | None) -> Tensor:
         """(S, K, h, w, Dv) features on the video-token grid; never later than each step's own last frame."""
         window = window if window is not None else self.new_window()
-        windows = torch.stack([window.push(step.vjepa_frames, step.vjepa_times_s) for step in steps])
-        features = self.extractor.encode(windows.to(self.backbone.device))  # type: ignore[union-attr]
+        features = step_features(self.extractor, steps, window).to(self.backbone.device)  # type: ignore[arg-type]
         s, k, gh, gw, d = features.shape
         if (gh, gw) != (h, w):
             planes = features.reshape(s * k, gh, gw, d).permute(0, 3, 1, 2).float()
@@ -217,7 +233,7 @@ class GazeQwen(nn.Module):
         return features
 
     def _official_residuals(
-        self, steps: Sequence[Step], h: int, w: int, fixations: Fixations | None, clock: dict[str, float]
+        self, steps: Sequence[Step], h: int, w: int, fixations: Fixations, clock: dict[str, float]
     ) -> Residuals:
         """The published way: 16 frames of the whole clip, step times from the nominal rate, one encoding per frame."""
         from gazeqwen.official import official_frame_times, pick_fps, scanpath_tensor
@@ -233,7 +249,7 @@ class GazeQwen(nn.Module):
             features = official_features(encoder(clip.to(self.backbone.device)), len(steps), llm_h=h, llm_w=w)
         with _timed(clock, "resampler"):
             times_s = official_frame_times(start_s, len(steps), pick_fps(end_s - start_s))
-            scanpath = scanpath_tensor(fixations if fixations is not None else Fixations.empty(), start_s, end_s)
+            scanpath = scanpath_tensor(fixations, start_s, end_s)
             return self.resampler(features, scanpath.to(self.backbone.device), times_s)  # type: ignore[call-arg]
 
     def plan(self, encoded: Sequence[tuple[EncodedSteps, int, int]], *, batch_size: int = 1) -> ResidualPlan | None:
@@ -246,9 +262,7 @@ class GazeQwen(nn.Module):
                 bases.append(part.residuals)
         if not bases:
             return None
-        layers = bases[0].layers
-        rows = {layer: torch.cat([r.for_layer(layer).flatten(0, 1) for r in bases]) for layer in layers}
-        return ResidualPlan(TokenMap.from_blocks(blocks), rows, batch_size)
+        return ResidualPlan(TokenMap.from_blocks(blocks), _LayerRows(bases), batch_size)
 
     def _injecting(self, plan: ResidualPlan | None) -> Any:
         if plan is None:

@@ -86,7 +86,8 @@ def gaze_events(
     of_fixation = (here.t_s >= fixations.start_s[:, None]) & (here.t_s <= fixations.stop_s[:, None])  # (F, samples)
     nearest = asof(here.t_s, frame_times_s, tolerance_s=np.inf, method="nearest", on_missing="mark")
     rows = np.unique(nearest[nearest >= 0])
-    rows = rows[~of_fixation[_in_frame(fixations.xy_norm)].any(axis=0)[rows]]
+    covered = np.asarray(of_fixation[_in_frame(fixations.xy_norm)].any(axis=0))
+    rows = rows[~covered[rows]]
     order = np.argsort(np.concatenate([end, here.t_s[rows]]), kind="stable")
     t_s = np.concatenate([end, here.t_s[rows]])[order]
     xy = np.concatenate([fixations.xy_norm, here.xy_norm[rows]])[order]

@@ -7,6 +7,7 @@ import pytest
 
 from gazeqwen.arms import ARMS, LAG_S, get_arm
 from gazeqwen.errors import ConfigError
+from gazeqwen.types import Fixations
 from tests.made_steps import made_steps
 
 
@@ -49,3 +50,11 @@ def test_the_marker_is_a_ring_around_gaze_on_qwens_frames_only() -> None:
         assert changed.any() and (after[changed] == (255, 0, 0)).all()
         assert (np.abs(distance - radius) <= max(1.0, radius / 5)).all()
     assert ARMS["marker"].prepare(step.without_gaze()).frames is step.frames
+
+
+def test_control_arms_change_the_scanpath_that_the_published_model_reads() -> None:
+    path = Fixations.build([0.0, 1.0], [0.5, 2.0], [[0.1, 0.2], [0.9, 0.8]])
+    assert len(ARMS["null"].scanpath(path)) == 0
+    centred = ARMS["center"].scanpath(path)
+    assert (centred.xy_norm == 0.5).all() and centred.start_s.tolist() == [0.0, 1.0]
+    assert ARMS["inject"].scanpath(path) is path

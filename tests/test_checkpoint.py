@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from gazeqwen.injection import ResidualPlan, TokenMap, VideoTokens, inject
 from gazeqwen.official import LORA_TARGETS, official_frame_times, scanpath_tensor
 from gazeqwen.positions import MRope
 from gazeqwen.preprocess import resize_frames, video_patches
-from gazeqwen.tiny import TINY_CONFIG
+from gazeqwen.tiny import TINY_CONFIG, build_tiny_vlm
 from gazeqwen.types import Fixations, Step
 from gazeqwen.vjepa import build_extractor, official_features, official_inputs
 from stream.ivt import IVT
@@ -441,3 +442,15 @@ def test_a_second_official_append_is_refused(official: GazeQwen) -> None:
     with pytest.raises(ConfigError, match="as a whole"):
         official.append(state, steps[1:])
     assert state.steps_appended == 1
+
+
+@pytest.mark.parametrize("damage", [{"vision_config": 5}, {"text_config": {"hidden_size": "wide"}}])
+def test_a_backbone_config_with_values_of_the_wrong_kind_is_one_line(tmp_path: Path, damage: dict[str, Any]) -> None:
+    build_tiny_vlm().save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    for name, value in damage.items():
+        values[name] = {**values[name], **value} if isinstance(value, dict) else value
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(InputError) as caught:
+        GazeQwen.from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
