@@ -240,10 +240,18 @@ def check(
         fixation_median_s=float(np.median(fixations.duration_s)) if len(fixations) else float("nan"),
         detector=fixations.detector,
         counts=dict(samples.counts if n or recording.fixations is None else recording.fixations.counts),
-        notes=recording.notes,
+        notes=(*recording.notes, *_looked_at(motion, gaze_span, info.duration_s)),
         agreement=agreement,
         suspicions=tuple(suspicions),
     )
+
+
+def _looked_at(motion: SceneMotion | None, gaze_span: tuple[float, float], duration_s: float) -> tuple[str, ...]:
+    """A word on what the motion check did not see, for recordings longer than it looks at."""
+    first_s = max(0.0, gaze_span[0])
+    if motion is None or duration_s - first_s <= MAX_MOTION_S:
+        return ()
+    return (f"the motion check looked at {first_s:.0f} to {first_s + MAX_MOTION_S:.0f} s of {duration_s:.0f} s only",)
 
 
 def motion_of(

@@ -496,3 +496,14 @@ def test_plain_values_beyond_the_frame_are_kept_and_not_guessed_to_be_pixels(tmp
 
 def test_example_clock_is_finer_than_a_float_of_utc_nanoseconds() -> None:
     assert float(tick_ns(0.0)) != tick_ns(0.0), "the examples would not notice a reader that subtracts floats"
+
+
+def test_a_damaged_first_frame_time_does_not_move_time_zero(tmp_path: Path) -> None:
+    (tmp_path / "cloud").mkdir()
+    path = examples.pupil_cloud(tmp_path / "cloud")
+    world = (path if path.is_dir() else path.parent) / "world_timestamps.csv"
+    first = read_gaze(path).samples.t_s[0]
+    edit(world, lambda lines: [lines[0], "x" + lines[1][::-1], *lines[2:]])
+    with pytest.raises(InputError, match="time zero"):
+        read_gaze(path)
+    assert read_gaze(path, offset_s=1 / 30).samples.t_s[0] == pytest.approx(first, abs=1e-3)

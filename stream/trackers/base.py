@@ -256,7 +256,8 @@ def finish(
         unreadable: (N,) rows that could not be parsed: left out and counted.
         size_px: (width, height) to divide pixels by; None when `xy` is normalised already. Resolved by `require_size`.
         valid: (N,) what the device says about each sample.
-        confidence: (N,); below the threshold, or outside [0, 1], the sample is invalid.
+        confidence: (N,); a sample below the threshold is invalid. Outside [0, 1] it is unknown (NaN), which no
+            threshold lets pass; without a threshold it decides nothing.
         min_confidence: the format's default threshold; `options.min_confidence` goes first.
         fixations: built with `finish_fixations`, which applies the same offset and flip.
         counts: further counts; those named rows_* are rows of the file that `t_s` does not hold and are added to

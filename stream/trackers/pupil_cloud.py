@@ -93,6 +93,15 @@ def _zero(file: Path, table: Table, options: ReadOptions) -> tuple[int, np.ndarr
         if zero is None:
             raise InputError(world_file, expected="a UTC nanosecond timestamp per frame", found="no readable row")
         times, bad = world.seconds_since(TIME, zero_tick=zero, ticks_per_s=NS)
+        if options.offset_s is None and (
+            bad[0] or not np.isfinite(times[0])
+        ):  # later rows would move time zero silently
+            raise InputError(
+                world_file,
+                expected="a readable first row: it is time zero",
+                found="a damaged or empty one",
+                fix="export it again, or pass offset_s= (seconds, counted from the first readable row)",
+            )
         return zero, times[~bad & np.isfinite(times)], "first_frame (first row of world_timestamps.csv)"
     first = table.first_tick(TIME)
     require_offset(

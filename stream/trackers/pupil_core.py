@@ -115,9 +115,14 @@ def _world_times_s(file: Path) -> np.ndarray | None:
         except (ValueError, TypeError, OSError, EOFError, SyntaxError) as error:
             raise InputError(source, expected="a numpy file of times in seconds", found=type(error).__name__) from error
     times = plausible_s(times)
+    first = times[0] if times.size else np.nan
     times = times[np.isfinite(times)]
     if not times.size:
         raise InputError(source, expected="a time in seconds per world frame", found="no readable row")
+    if not np.isfinite(first):  # a later row would move time zero silently
+        raise InputError(
+            source, expected="a readable first row: it is time zero", found="a damaged one", fix="export again"
+        )
     return times
 
 
