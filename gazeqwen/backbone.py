@@ -30,7 +30,8 @@ class Backbone:
 
     def __init__(self, vlm: nn.Module) -> None:
         self.vlm = vlm
-        model_type = getattr(getattr(self.bare, "config", None), "model_type", None)
+        # Of the class: on an instance, 4.57.1 answers with the text config's.
+        model_type = getattr(type(getattr(self.bare, "config", None)), "model_type", None)
         if model_type != "qwen2_5_vl":
             raise ConfigError(
                 f"backbone: expected a qwen2_5_vl model, found {type(self.bare).__name__} (model_type {model_type!r})"

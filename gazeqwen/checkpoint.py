@@ -88,7 +88,9 @@ def load(
     saved = _read_json(folder / CONFIG)
     if saved.get("model_type") == BACKBONE_TYPE:  # a backbone as its makers publish it
         config = GazeQwenConfig(
-            name=str(name_or_path), base=str(name_or_path), trained="plain backbone, no gaze training"
+            name=str(name_or_path),
+            base=str(folder.resolve() if Path(name_or_path).is_dir() else name_or_path),
+            trained="plain backbone, no gaze training",
         )
         weights = None
     else:

@@ -315,15 +315,17 @@ class GazeQwen(nn.Module):
             start_s = float(steps[0].frame_times_s[0])
         positions = self._positions(rope, steps, encoded, start_s)
         self._require_room(rope)
+        grown = state.fork()  # a forward that fails halfway leaves layers of unequal length: not in the state itself
         if opening:
-            self._append_text(state, prompts.VISION_START)
+            self._append_text(grown, prompts.VISION_START)
         with _timed(state.latency_ms, "prefill"):
-            self._append(state, encoded.visual.flatten(0, 1), positions, plan=self.plan([(encoded, 0, 0)]))
+            self._append(grown, encoded.visual.flatten(0, 1), positions, plan=self.plan([(encoded, 0, 0)]))
         records = [
             StepRecord.of(step, id=state.steps_appended + s, h=encoded.h, w=encoded.w) for s, step in enumerate(steps)
         ]
-        state.rope, state.window, state.segment_start_s, state.newest_s = rope, window, start_s, newest_s
-        state.spans += [Span(encoded.h * encoded.w, record) for record in records]
+        state.cache, state.rope, state.window = grown.cache, rope, window
+        state.segment_start_s, state.newest_s = start_s, newest_s
+        state.spans = grown.spans + [Span(encoded.h * encoded.w, record) for record in records]
         state.steps_appended += len(steps)
         return records
 
@@ -350,8 +352,9 @@ class GazeQwen(nn.Module):
         ids, rope = self._ids(text), state.rope.copy()
         positions = rope.text(len(ids))
         self._require_room(rope)
-        hidden = self._append(state, self.backbone.embed_ids(ids), positions)
-        state.rope = rope
+        grown = state.fork()
+        hidden = self._append(grown, self.backbone.embed_ids(ids), positions)
+        state.cache, state.rope = grown.cache, rope
         state.spans.append(Span(len(ids)))
         return hidden
 
@@ -423,7 +426,8 @@ class GazeQwen(nn.Module):
 
     def _option_likelihoods(self, fork: StreamState, logits: Tensor, options: Sequence[str]) -> list[Tensor]:
         """Token log-probabilities of each option: all options in one forward, each seeing the past and itself only."""
-        ids = [self._ids(option) for option in options]
+        # With the turn's end, as in training: without it "plate" could never score below "plate rack".
+        ids = [self._ids(option + prompts.TURN_END) for option in options]
         positions = [fork.rope.copy().text(len(tokens)) for tokens in ids]
         owner = torch.repeat_interleave(torch.arange(len(ids)), torch.tensor([len(tokens) for tokens in ids]))
         past, length = fork.tokens, len(owner)

@@ -93,6 +93,7 @@ def option_logprobs_from_letters(logits: Tensor, ids: Sequence[int]) -> Tensor:
 
 
 def option_logprobs_from_likelihood(token_logprobs: Sequence[Tensor]) -> Tensor:
-    """(n,) log-probabilities over the options from each option's token log-probabilities: the sum of its tokens,
-    normalised over the options. A longer option pays for its length: with options of unequal length prefer letters."""
+    """(n,) log-probabilities over the options from each option's token log-probabilities: the sum of its tokens
+    and the turn's end, normalised over the options. A longer option pays for its length: with options of unequal length
+    prefer letters."""
     return torch.log_softmax(torch.stack([t.float().sum() for t in token_logprobs]), dim=-1)

@@ -16,6 +16,7 @@ from gazeqwen import prompts
 from gazeqwen.arms import Arm, get_arm
 from gazeqwen.errors import ConfigError, FutureDataError, InputError
 from gazeqwen.model import GazeQwen
+from gazeqwen.official import pick_fps
 from gazeqwen.state import StepRecord, StreamState
 from gazeqwen.types import Answer, Fixations, Question, Step
 
@@ -34,6 +35,7 @@ class StreamSession:
         arm: how gaze reaches the model (`gazeqwen.arms.ARMS`).
         detector: {"detector": name, "parameters": {...}} of the fixations in the steps, for the answer's record.
         fixations: the recording's scanpath, needed under compat="official" only.
+        gaze_lag_s: how much later than recorded the steps' gaze is (`Recording.steps`); the arm says how much it must.
 
     Raises:
         ConfigError: no such arm.
@@ -47,11 +49,19 @@ class StreamSession:
         arm: Arm | str = "inject",
         detector: Mapping[str, Any] | None = None,
         fixations: Fixations | None = None,
+        gaze_lag_s: float = 0.0,
     ) -> None:
         if window_s is not None and not window_s > 0:
             raise ConfigError(f"window_s: seconds above 0, or None for everything, got {window_s}")
         self.model, self.window_s = model, window_s
         self.arm = get_arm(arm) if isinstance(arm, str) else arm
+        if gaze_lag_s != self.arm.gaze_lag_s:
+            raise ConfigError(
+                f"arm {self.arm.name!r} is for steps whose gaze is {self.arm.gaze_lag_s:g} s late, these are "
+                f"{gaze_lag_s:g} s: use StreamSession.of, or recording.steps(gaze_lag_s=...) and gaze_lag_s= here"
+            )
+        if model.official and self.arm.inject and fixations is None:
+            raise ConfigError("compat='official' reads the scanpath, not the steps' gaze: pass fixations=")
         self.detector = dict(detector or {})
         self.state: StreamState = model.start(arm=self.arm, fixations=fixations)
         self._tail: Step | None = None
@@ -72,17 +82,20 @@ class StreamSession:
         """A session that has seen a `stream.Recording` up to `until_s` (default: its end).
 
         Args:
-            fps: Qwen's frames a second; default the model's own.
+            fps: Qwen's frames a second; default the model's own (compat="official": by the clip's length).
             progress: called with the number of steps that have just gone in.
             options: of the class.
         """
-        arm = get_arm(options.pop("arm", "inject"))
+        chosen = options.pop("arm", "inject")
+        arm = get_arm(chosen) if isinstance(chosen, str) else chosen
         made_by = {"detector": recording.detector, "parameters": recording.parameters}
-        session = cls(
-            model, arm=arm, detector=made_by, fixations=recording.fixations.shifted(arm.gaze_lag_s), **options
-        )
+        scanpath = recording.fixations.shifted(arm.gaze_lag_s)
+        session = cls(model, arm=arm, detector=made_by, fixations=scanpath, gaze_lag_s=arm.gaze_lag_s, **options)
+        if fps is None:
+            seen_s = min(recording.end_s if until_s is None else until_s, session.window_s or np.inf)
+            fps = pick_fps(seen_s) if model.official else model.config.fps
         steps = recording.steps(
-            fps if fps is not None else model.config.fps,
+            fps,
             vjepa_fps=model.config.features.fps,
             until_s=until_s,
             gaze_lag_s=arm.gaze_lag_s,
@@ -252,7 +265,7 @@ class StreamSession:
             steps_without_gaze=sum(not record.gaze.any_valid for record in records),
             open_fixations=records[-1].gaze.open_fixations if records else 0,
             detector=self.detector,
-            warnings=self.warnings(records),
+            warnings=(*self.warnings(records), *_window_warning(fork)),
         )
 
     def _gaze_reaches(self) -> bool:
@@ -277,6 +290,12 @@ class StreamSession:
         if self._gaze_reaches() and records and not any(record.gaze.any_valid for record in records):
             found.append("no valid gaze in anything the model saw")
         return tuple(found)
+
+
+def _window_warning(fork: StreamState) -> tuple[str, ...]:
+    if not fork.evicted:
+        return ()
+    return (f"the steps kept have seen {len(fork.evicted)} older ones that the window hides",)
 
 
 def _distinct(texts: Sequence[str]) -> list[str]:

@@ -426,13 +426,15 @@ def test_an_official_session_equals_the_published_evaluation_by_hand(official: G
 
 def test_an_official_window_is_the_clip_of_that_window(official: GazeQwen) -> None:
     steps = made_steps(4)
-    session = StreamSession(official, window_s=2.0)
+    session = StreamSession(official, window_s=2.0, fixations=SCANPATH)
     session.extend(steps)
-    alone = StreamSession(official)
+    alone = StreamSession(official, fixations=SCANPATH)
     alone.extend(steps[2:])
     windowed, short = session.choose(QUESTION, OPTIONS), alone.choose(QUESTION, OPTIONS)
     assert windowed.option_logprobs == short.option_logprobs
     assert windowed.steps == 2
+    with pytest.raises(ConfigError, match="fixations="):
+        StreamSession(official)
 
 
 def test_a_second_official_append_is_refused(official: GazeQwen) -> None:

@@ -234,12 +234,32 @@ def test_likelihood_equals_each_option_said_on_its_own_fork(model: GazeQwen, sco
         fork, total = state.fork(), torch.tensor(0.0)
         with torch.no_grad():
             hidden = model._append_text(fork, prompts.VISION_END + ask(QUESTION) + prompts.ASSISTANT)
-            for token in model.tokenizer.encode(option, add_special_tokens=False):
+            for token in model.tokenizer.encode(option + prompts.TURN_END, add_special_tokens=False):
                 total = total + torch.log_softmax(model.backbone.logits(hidden[0, -1]), dim=0)[token]
                 hidden = model._append_text(fork, model.tokenizer.decode([token]))
         totals.append(total)
     expected = torch.log_softmax(torch.stack(totals), dim=0)
     assert_near(model.score(state, QUESTION, options, scoring=scoring), expected)
+
+
+def test_a_forward_that_fails_halfway_leaves_the_stream_as_it_was(model: GazeQwen) -> None:
+    steps = made_steps(3)
+    state = model.start()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    for part in (steps[:2], steps[2:]):  # the first append opens the video segment too
+        handle = model.backbone.layers[2].register_forward_pre_hook(fail)
+        before = [tuple(layer.keys.shape) for layer in state.cache.layers]
+        with pytest.raises(RuntimeError, match="out of memory"):
+            model.append(state, part)
+        handle.remove()
+        assert [tuple(layer.keys.shape) for layer in state.cache.layers] == before
+        model.append(state, part)
+    whole = model.start()
+    model.append(whole, steps)
+    assert_near(model.score(state, QUESTION, OPTIONS), model.score(whole, QUESTION, OPTIONS))
 
 
 def test_options_with_letters_of_their_own_score_as_without(model: GazeQwen) -> None:

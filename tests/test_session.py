@@ -219,6 +219,7 @@ def test_a_window_hides_older_steps_and_says_so(model: GazeQwen) -> None:
     session = session_of(model, steps, window_s=2.0)
     answer = session.choose(QUESTION, OPTIONS)
     assert answer.steps == 2 and answer.span_s == (3.0, 5.0) and min(answer.frame_times_s) == 3.0
+    assert any("have seen 3 older ones" in warning for warning in answer.warnings)
     state = model.start()
     model.append(state, steps)
     fork = state.fork()
@@ -332,3 +333,11 @@ def test_a_damaged_recording_ends_the_stream_with_its_error(model: GazeQwen, tmp
     session = StreamSession(model)
     with pytest.raises(InputError, match="damage"):
         session.extend(broken())
+
+
+def test_the_lagged_arm_asks_for_lagged_steps(model: GazeQwen) -> None:
+    with pytest.raises(ConfigError, match="5 s late"):
+        StreamSession(model, arm="lagged")
+    assert StreamSession(model, arm="lagged", gaze_lag_s=5.0).arm.name == "lagged"
+    with pytest.raises(ConfigError, match="0 s late"):
+        StreamSession(model, gaze_lag_s=5.0)
