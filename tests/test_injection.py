@@ -470,16 +470,19 @@ def test_gradients_equal_finite_differences() -> None:
 
 
 def test_backward_after_closing_is_right_or_raises() -> None:
-    """With checkpointing, 4.57 needs the context open in backward: torch notices that the re-run differs."""
-    backbone, batch = backbone_of("plain", training=True), LAYOUTS["single"]
-    _, expected = loss_and_gradients(backbone, batch, inside=False)
-    with checkpointing(backbone):
-        if BEFORE_5:
-            with pytest.raises(CheckpointError):
-                loss_and_gradients(backbone, batch, inside=False)
-        else:
-            _, found = loss_and_gradients(backbone, batch, inside=False)
-            torch.testing.assert_close(found, expected)
+    """With checkpointing 4.57 re-runs the layers without the closed hooks. A sum over one run of tokens saves nothing
+    for backward, so the gradient is right all the same; with scattered tokens torch notices that the re-run differs.
+    """
+    for layout in ("single", "left_padded"):
+        backbone, batch = backbone_of("plain", training=True), LAYOUTS[layout]
+        _, expected = loss_and_gradients(backbone, batch, inside=False)
+        with checkpointing(backbone):
+            if BEFORE_5 and layout == "left_padded":
+                with pytest.raises(CheckpointError):
+                    loss_and_gradients(backbone, batch, inside=False)
+            else:
+                _, found = loss_and_gradients(backbone, batch, inside=False)
+                torch.testing.assert_close(found, expected)
     assert hooks_on(backbone) == 0
 
 
