@@ -107,8 +107,10 @@ ARMS: dict[str, Arm] = {
 }
 
 
-def get_arm(name: str) -> Arm:
-    """The arm of this name. Raises ConfigError that lists the arms."""
-    if name not in ARMS:
-        raise ConfigError(f"unknown arm {name!r}; arms are {', '.join(ARMS)}")
-    return ARMS[name]
+def get_arm(arm: Arm | str) -> Arm:
+    """The arm of this name; an Arm is itself. Raises ConfigError that lists the arms."""
+    if isinstance(arm, Arm):
+        return arm
+    if arm not in ARMS:
+        raise ConfigError(f"unknown arm {arm!r}; arms are {', '.join(ARMS)}")
+    return ARMS[arm]

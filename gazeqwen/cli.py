@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from gazeqwen.arguments import GAZE_FLAGS, build_parser
 from gazeqwen.errors import GazeQwenError, InputError
+from gazeqwen.types import plain_json
 
 if TYPE_CHECKING:
     from gazeqwen import Answer
@@ -228,7 +229,7 @@ def _gaze_check(arguments: argparse.Namespace) -> int:
             )
         written = {"overlay": str(arguments.out), **counts}
     if arguments.json:
-        print(json.dumps(_plain({**report.to_dict(), **written}), allow_nan=False))
+        print(json.dumps(plain_json({**report.to_dict(), **written}), allow_nan=False))
         return 0
     print(report.to_text(width=WIDTH))
     if written:
@@ -244,14 +245,14 @@ def _info(arguments: argparse.Namespace) -> int:
         raise InputError("info", expected="a PATH or --model, not both", found="both")
     if arguments.model is not None:
         report = fit(arguments.model)
-        print(json.dumps(_plain(report), allow_nan=False) if arguments.json else fit_text(report, width=WIDTH))
+        print(json.dumps(plain_json(report), allow_nan=False) if arguments.json else fit_text(report, width=WIDTH))
         return 0
     options = _gaze_options(arguments)
     if arguments.path is None and options:
         raise InputError(GAZE_FLAGS[next(iter(options))], expected="a gaze file to read", found="no PATH")
     values = _recording_summary(Path(arguments.path), options) if arguments.path is not None else environment()
     if arguments.json:
-        print(json.dumps(_plain(values), allow_nan=False))
+        print(json.dumps(plain_json(values), allow_nan=False))
     else:
         print(_table(list(values.items())))
     return 0
@@ -271,14 +272,14 @@ def _convert_official(arguments: argparse.Namespace) -> int:
         report = convert_official(
             arguments.checkpoint, base=arguments.base, vjepa=arguments.vjepa, out=arguments.out, flat=arguments.flat
         )
-    print(json.dumps(_plain(report), indent=2, allow_nan=False))
+    print(json.dumps(plain_json(report), indent=2, allow_nan=False))
     return 0
 
 
 def _convert_vjepa(arguments: argparse.Namespace) -> int:
     from gazeqwen.vjepa import convert_vjepa
 
-    print(json.dumps(_plain(convert_vjepa(arguments.checkpoint, arguments.out)), indent=2, allow_nan=False))
+    print(json.dumps(plain_json(convert_vjepa(arguments.checkpoint, arguments.out)), indent=2, allow_nan=False))
     return 0
 
 
@@ -415,19 +416,6 @@ def _quiet_libraries() -> Iterator[None]:
         bitsandbytes.setLevel(level)
         if bar:
             transformers_logging.enable_progress_bar()
-
-
-def _plain(value: Any) -> Any:
-    """JSON without NaN: numbers that are not finite become null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from gazeqwen.gaze_encoding import GazeBatch
 from gazeqwen.injection import ResidualPlan, TokenMap, VideoTokens, inject
 from gazeqwen.positions import MRope
 from gazeqwen.preprocess import resize_frames, video_patches
-from gazeqwen.resampler import GazeResampler, OfficialResampler, Residuals
+from gazeqwen.resampler import GazeResampler, OfficialResampler, Residuals, build_resampler
 from gazeqwen.state import Span, StepRecord, StreamState
 from gazeqwen.types import Fixations, Question, Step
 from gazeqwen.vjepa import RollingWindow, official_features, official_inputs, step_features
@@ -108,16 +108,12 @@ class GazeQwen(nn.Module):
         self.vlm = vlm.requires_grad_(False)
         self.backbone = Backbone(vlm)
         self.extractor = extractor.requires_grad_(False) if isinstance(extractor, nn.Module) else extractor
-        feature_dim = extractor.dim if extractor is not None else config.features.vjepa.dim
-        sizes = {
-            "feature_dim": feature_dim,
-            "hidden_dim": self.backbone.hidden_size,
-            "n_layers": self.backbone.n_layers,
-        }
-        self.resampler: GazeResampler | OfficialResampler = (
-            OfficialResampler(config.resampler, **sizes)
-            if config.resampler.kind == "official"
-            else GazeResampler(config.resampler, config.gaze_encoding, **sizes)
+        feature_dim: Any = extractor.dim if extractor is not None else config.features.vjepa.dim
+        self.resampler: GazeResampler | OfficialResampler = build_resampler(
+            config,
+            feature_dim=feature_dim,
+            hidden_dim=self.backbone.hidden_size,
+            n_layers=self.backbone.n_layers,
         ).to(self.backbone.device)
         self.notes: tuple[str, ...] = ()
         self.eval()
@@ -179,7 +175,7 @@ class GazeQwen(nn.Module):
             InputError: no steps, or frames of several sizes.
             ConfigError: the arm injects and the model has no video feature extractor.
         """
-        arm = get_arm(arm) if isinstance(arm, str) else arm
+        arm = get_arm(arm)
         if not steps:
             raise InputError("steps", expected="at least one step", found="none")
         sizes = {step.frames.shape[1:3] for step in steps}
@@ -274,7 +270,7 @@ class GazeQwen(nn.Module):
     @torch.no_grad()
     def start(self, *, arm: Arm | str = "inject", fixations: Fixations | None = None) -> StreamState:
         """A fresh stream: the conversation's prefix is in the cache, no video yet."""
-        arm = get_arm(arm) if isinstance(arm, str) else arm
+        arm = get_arm(arm)
         state = StreamState(
             arm=arm,
             cache=new_cache(self.backbone),
@@ -497,7 +493,7 @@ class GazeQwen(nn.Module):
         Raises:
             InputError: an empty batch, or targets for some examples only.
         """
-        arm = get_arm(arm) if isinstance(arm, str) else arm
+        arm = get_arm(arm)
         if not batch:
             raise InputError("batch", expected="at least one example", found="none")
         has_target = {example.target is not None for example in batch}

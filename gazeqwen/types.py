@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -452,6 +453,19 @@ class Question:
             raise InputError("question time", expected="finite seconds", found=str(self.t_s))
 
 
+def plain_json(value: Any) -> Any:
+    """Plain JSON types all the way down; numbers that are not finite become None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
 @dataclass(frozen=True)
 class Answer:
     """An answer and what it rests on. Times are seconds on the recording's clock, latencies milliseconds.
@@ -492,14 +506,4 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; NaN becomes None."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, Mapping):
-                return {str(k): plain(v) for k, v in value.items()}
-            if isinstance(value, (list, tuple)):
-                return [plain(v) for v in value]
-            if isinstance(value, (float, np.floating)):
-                return None if not np.isfinite(value) else float(value)
-            return value.item() if isinstance(value, np.generic) else value
-
-        return {("answer" if name == "text" else name): plain(value) for name, value in asdict(self).items()}
+        return {("answer" if name == "text" else name): plain_json(value) for name, value in asdict(self).items()}

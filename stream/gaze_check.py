@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gazeqwen.types import Fixations, GazeSamples
+from gazeqwen.types import Fixations, GazeSamples, plain_json
 from stream.fixations import choose, detect
 from stream.gaze_agreement import Agreement, compare_with_motion
 from stream.scene_motion import SceneMotion, estimate_motion
@@ -91,17 +91,7 @@ class CheckReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; NaN becomes None."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, Mapping):
-                return {str(key): plain(item) for key, item in value.items()}
-            if isinstance(value, (list, tuple)):
-                return [plain(item) for item in value]
-            if isinstance(value, (float, np.floating)):
-                return float(value) if np.isfinite(value) else None
-            return value.item() if isinstance(value, np.generic) else value
-
-        return plain(asdict(self))
+        return plain_json(asdict(self))
 
     def to_text(self, *, width: int = 80) -> str:
         """For a terminal of `width` columns."""

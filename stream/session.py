@@ -54,7 +54,7 @@ class StreamSession:
         if window_s is not None and not window_s > 0:
             raise ConfigError(f"window_s: seconds above 0, or None for everything, got {window_s}")
         self.model, self.window_s = model, window_s
-        self.arm = get_arm(arm) if isinstance(arm, str) else arm
+        self.arm = get_arm(arm)
         if gaze_lag_s != self.arm.gaze_lag_s:
             raise ConfigError(
                 f"arm {self.arm.name!r} is for steps whose gaze is {self.arm.gaze_lag_s:g} s late, these are "
@@ -86,8 +86,7 @@ class StreamSession:
             progress: called with the number of steps that have just gone in.
             options: of the class.
         """
-        chosen = options.pop("arm", "inject")
-        arm = get_arm(chosen) if isinstance(chosen, str) else chosen
+        arm = get_arm(options.pop("arm", "inject"))
         made_by = {"detector": recording.detector, "parameters": recording.parameters}
         scanpath = recording.fixations.shifted(arm.gaze_lag_s)
         session = cls(model, arm=arm, detector=made_by, fixations=scanpath, gaze_lag_s=arm.gaze_lag_s, **options)
