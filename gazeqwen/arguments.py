@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gazeqwen._version import __version__
+from gazeqwen.arguments_streamgaze import add_commands
 
 HELP_WIDTH = 80
 ROLES = ("t", "x", "y", "valid", "confidence")
@@ -115,6 +116,8 @@ def build_parser() -> Parser:
     demo.add_argument("--out", type=Path, default=Path("demo_out"), metavar="DIR", help="default: demo_out")
     demo.add_argument("--seed", type=_seed, default=7, help="of the rendered scene (default: 7)")
     demo.set_defaults(command="demo")
+
+    add_commands(commands, model_flags=_model_flags, types={"count": _count, "seed": _seed})
 
     app = commands.add_parser("app", help="the live page (not in this release yet)")
     app.set_defaults(command="app")

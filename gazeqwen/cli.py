@@ -17,6 +17,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -305,6 +306,24 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "demo": _demo,
     "app": _app,
 }
+# Commands of the benchmark room, each a module's `command(arguments)`; imported when one is given.
+BENCHMARKS = {
+    "eval streamgaze": "benchmarks.streamgaze.run",
+    "report": "benchmarks.streamgaze.report",
+    "compare": "benchmarks.streamgaze.compare",
+    "export streamgaze": "benchmarks.streamgaze.export",
+    "data validate": "benchmarks.streamgaze.validate",
+    "data mini": "benchmarks.streamgaze.mini",
+    "data build": "benchmarks.streamgaze.pipeline.build",
+    "forget": "benchmarks.streamgaze.feature_cache",
+}
+
+
+def _benchmark(arguments: argparse.Namespace) -> int:
+    return import_module(BENCHMARKS[arguments.command]).command(arguments)
+
+
+COMMANDS.update(dict.fromkeys(BENCHMARKS, _benchmark))
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------
