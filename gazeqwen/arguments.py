@@ -54,7 +54,8 @@ def build_parser() -> Parser:
         "--arm",
         default="inject",
         metavar="NAME",
-        help="how gaze reaches the model: inject (default), none, null, center, lagged, text, marker",
+        help="how gaze reaches the model: inject (default), none, null, center, lagged, text, marker, heatmap, blind; "
+        "or marker-trained, no-features, skip-only where the model's folder has them",
     )
     ask.add_argument(
         "--detector",

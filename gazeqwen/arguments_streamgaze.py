@@ -116,7 +116,7 @@ def add_commands(
     build.add_argument("recordings", type=Path, metavar="RECORDINGS", help="a folder: videos, gaze files, annotations")
     build.add_argument("--out", required=True, type=Path, metavar="DIR")
     build.add_argument("--rules", choices=("causal", "streamgaze"), default="causal", help="default: causal")
-    build.add_argument("--captioner", metavar="ID", help="a local vision-language model that names objects")
+    build.add_argument("--captioner", metavar="FOLDER", help="a local vision-language model that names objects")
     build.add_argument(
         "--seed", type=seed, default=0, metavar="S", help="of wrong answers and their order (default: 0)"
     )

@@ -21,7 +21,7 @@ class SceneObject:
     half_size: tuple[float, float]
 
 
-def _noise(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[int, int]) -> np.ndarray:
+def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[int, int]) -> np.ndarray:
     """Smooth noise in [-1, 1]: a coarse random grid of `cells`, interpolated to `shape`."""
     grid = rng.uniform(-1, 1, (cells[0] + 1, cells[1] + 1))
     rows = np.linspace(0, cells[0], shape[0])
@@ -46,9 +46,13 @@ def paint(rng: np.random.Generator, objects: tuple[SceneObject, ...], *, px_per_
     tiles = rng.normal(0, 9, (row.max() + 1, column.max() + 1))[row][:, column]
     grout = np.minimum((x % tile)[None, :], (y % tile)[:, None]) < 0.008
     wall_colour = np.array([205, 212, 205]) + rng.uniform(-25, 15, 3)
-    wall = wall_colour + (tiles + 6 * _noise(rng, shape, (40, 60)))[..., None] - 45.0 * grout[..., None]
-    grain = 13 * _noise(rng, shape, (130, 14)) + 8 * _noise(rng, shape, (50, 60)) + 6 * _noise(rng, shape, (200, 260))
-    plank = np.abs((x + 0.05 * _noise(rng, shape, (4, 2))[:, :]) % 0.7) < 0.008
+    wall = wall_colour + (tiles + 6 * smooth_noise(rng, shape, (40, 60)))[..., None] - 45.0 * grout[..., None]
+    grain = (
+        13 * smooth_noise(rng, shape, (130, 14))
+        + 8 * smooth_noise(rng, shape, (50, 60))
+        + 6 * smooth_noise(rng, shape, (200, 260))
+    )
+    plank = np.abs((x + 0.05 * smooth_noise(rng, shape, (4, 2))[:, :]) % 0.7) < 0.008
     wood = (
         np.array([168, 124, 82])
         + rng.uniform(-22, 22)

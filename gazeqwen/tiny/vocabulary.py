@@ -26,7 +26,10 @@ warn notify when while looking times time second seconds minute moment recently 
 four five six seven eight nine ten sequence order transition followed following then switch switched cut cutting wash
 washing pour pouring stir stirring open opening take taking clean cleaning dry cook cooking activity future action
 likely going recall remember identity attribute color shape material used use using reach reaching grasp
-""".split()  # noqa: SIM905 - eighteen lines as prose, two hundred as a list
+direction state motion flash flashed cover covered wet dirty up down just recent matches pattern appears this that
+What Which When Where In Among Based Monitor Watch Tell Not not only it if so should be triggered seen see your user
+letter correct number dot circle point area field view represents by with without have
+""".split()  # noqa: SIM905 - twenty-one lines as prose, two hundred and fifty as a list
 
 
 def build() -> Tokenizer:
