@@ -4,6 +4,7 @@
     model.safetensors    what this project trained: `resampler.*`, and `vjepa.*` unless config.json names a file for it
     backbone/            the Qwen2.5-VL and its tokenizer, only when config.base is empty (the model owns them)
     lora/                PEFT's adapter, when there is one
+    arms/NAME/           model.safetensors and lora/ of an arm trained on its own (`load_arm`)
 
 Weights are safetensors; loading is strict: a missing or left-over tensor is an error that names it. Everything is
 written into a new folder beside the target and moved into place, so what was there survives a failure.
@@ -16,33 +17,40 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, StrictDataclassError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BitsAndBytesConfig, Qwen2_5_VLForConditionalGeneration
 
+from gazeqwen.arms import Arm, get_arm, require_weights
 from gazeqwen.backbone import Backbone
 from gazeqwen.config import GazeQwenConfig
 from gazeqwen.errors import ConfigError, InputError
-from gazeqwen.prompts import TURN_END, VIDEO_PAD, VISION_END, VISION_START
+from gazeqwen.resampler import build_resampler
 from gazeqwen.tiny import TINY_CONFIG, build_tiny_vlm, tiny_tokenizer
 from gazeqwen.tiny.model import SEED
 from gazeqwen.vjepa import build_extractor
+from gazeqwen.weight_files import (
+    ARMS,
+    BACKBONE,
+    BACKBONE_TYPE,
+    CONFIG,
+    LORA,
+    WEIGHTS,
+    Quantization,
+    find_folder,
+    first_line,
+    load_backbone,
+    load_lora,
+    load_strict,
+    load_vlm,
+    read_json,
+    read_weights,
+)
 
 if TYPE_CHECKING:
     from gazeqwen.model import GazeQwen
-
-Quantization = Literal["nf4", "int8"]
-CONFIG, WEIGHTS, BACKBONE, LORA = "config.json", "model.safetensors", "backbone", "lora"
-BACKBONE_TYPE = "qwen2_5_vl"
-SPOKEN_TOKENS = ("<|im_start|>", TURN_END, VISION_START, VISION_END, VIDEO_PAD)
-NF4_BLOCK = 64  # weights that share a scale, bitsandbytes' default
-_HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", f"{LORA}/*", f"{BACKBONE}/*"]
 
 
 def load(
@@ -84,8 +92,8 @@ def load(
         if vjepa is not None or base is not None:
             raise ConfigError("'tiny' has its backbone and V-JEPA built in: it takes neither base nor vjepa")
         return _load_tiny(quantization, where, kind, seed)
-    folder = _folder(name_or_path, local_files_only)
-    saved = _read_json(folder / CONFIG)
+    folder = find_folder(name_or_path, local_files_only)
+    saved = read_json(folder / CONFIG)
     if saved.get("model_type") == BACKBONE_TYPE:  # a backbone as its makers publish it
         config = GazeQwenConfig(
             name=str(name_or_path),
@@ -98,30 +106,114 @@ def load(
             config = GazeQwenConfig.from_dict(saved)
         except ConfigError as error:
             raise ConfigError(f"{folder / CONFIG}: {error}") from error
-        weights = _read_weights(folder / WEIGHTS)
+        weights = read_weights(folder / WEIGHTS)
         if vjepa is not None:
             weights = {name: tensor for name, tensor in weights.items() if not name.startswith("vjepa.")}
     backbone_at = base or config.base
-    backbone_folder = _folder(backbone_at, local_files_only, relative_to=folder) if backbone_at else folder / BACKBONE
-    vlm, tokenizer = _load_backbone(backbone_folder, quantization, where, kind)
+    backbone_folder = (
+        find_folder(backbone_at, local_files_only, relative_to=folder) if backbone_at else folder / BACKBONE
+    )
+    vlm, tokenizer = load_backbone(backbone_folder, quantization, where, kind)
     if config.lora:
-        vlm = _load_lora(vlm, folder / LORA)
+        vlm = load_lora(vlm, folder / LORA)
     config, extractor = _load_extractor(config, folder, vjepa, weights)
     model = GazeQwen(config, vlm=vlm, tokenizer=tokenizer, extractor=extractor)
     if weights is not None:
-        _load_strict(model, weights, folder / WEIGHTS)
+        parts: dict[str, nn.Module] = {"resampler.": model.resampler}
+        if any(name.startswith("vjepa.") for name in weights):
+            parts["vjepa."] = model.extractor.encoder  # type: ignore[union-attr]
+        load_strict(parts, weights, folder / WEIGHTS)
+    model.arms_folder = folder / ARMS if (folder / ARMS).is_dir() else None
     return _place(model, where)
+
+
+def load_arm(model: GazeQwen, name_or_path: str | Path | None, arm: Arm | str) -> GazeQwen:
+    """Puts the weights that an arm answers with into a model that was just loaded, and gives it back.
+
+    An arm's own weights lie in arms/NAME/ of the model's folder: `model.safetensors` with the resampler, strictly, when
+    the arm injects and only then; `lora/` with an adapter, which takes the place of the model's own (without one, the
+    arm runs without). `skip-only` has a resampler of its own kind.
+
+    Args:
+        name_or_path: as for `load`; None for where the model came from.
+
+    For arms that may have weights of their own, a sentence that says whose answer joins `model.notes`, which every
+    answer carries.
+
+    Raises (the model is then to be loaded anew):
+        ConfigError: the arm needs weights of its own and the folder has none; the arm is a solver; the model holds
+            another arm's weights already; a published checkpoint (compat="official") has no such arm.
+        InputError: the weights are damaged, or don't fit the model.
+    """
+    arm = get_arm(arm)
+    require_weights(replace(arm, weights="model"), model.arm_weights)
+    if arm.weights == "model" or model.arm_weights == arm.name:
+        return model
+    arms = model.arms_folder
+    if name_or_path is not None:
+        arms = None if str(name_or_path) == "tiny" else find_folder(name_or_path, local_files_only=True) / ARMS
+    if arms is None or not (arms / arm.name).is_dir():
+        if arm.weights == "own":
+            looked = f"and there is no folder {arms / arm.name}" if arms else f"and {model.config.name!r} comes without"
+            raise ConfigError(
+                f"arm {arm.name!r} answers with weights trained for it, {looked}; `gazeqwen train` of the next release "
+                "makes them"
+            )
+        note = f"arm {arm.name!r} answers with the model's usual weights: it comes without any trained for this arm"
+    else:
+        _put_arm(model, arm, arms / arm.name)
+        note = f"arm {arm.name!r} answers with weights trained for it ({ARMS}/{arm.name})"
+    model.notes += (note,)
+    return model
+
+
+def _put_arm(model: GazeQwen, arm: Arm, folder: Path) -> None:
+    if model.official:
+        raise ConfigError(f"{folder}: a published checkpoint (compat='official') takes no arm's weights")
+    weights, has_lora = folder / WEIGHTS, (folder / LORA).is_dir()
+    if weights.is_file() != arm.inject or not (weights.is_file() or has_lora):
+        wanted = WEIGHTS if arm.inject else f"{LORA}/ and no {WEIGHTS}"
+        found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+        raise InputError(folder, expected=wanted, found=found)
+    config, resampler = replace(model.config, lora=has_lora), model.resampler
+    if arm.name == "skip-only":
+        config = replace(config, resampler=replace(config.resampler, kind="skip"))
+    if arm.inject:
+        feature_dim: Any = model.extractor.dim if model.extractor is not None else config.features.vjepa.dim
+        resampler = build_resampler(
+            config,
+            feature_dim=feature_dim,
+            hidden_dim=model.backbone.hidden_size,
+            n_layers=model.backbone.n_layers,
+        )
+        load_strict({"resampler.": resampler}, read_weights(weights), weights)
+    vlm = model.vlm
+    if hasattr(vlm, "peft_config"):
+        vlm = vlm.unload()  # type: ignore[operator]
+    if has_lora:
+        vlm = load_lora(vlm, folder / LORA).requires_grad_(False)
+    model.vlm, model.backbone = vlm, Backbone(vlm)
+    model.resampler = resampler.to(model.backbone.device)
+    model.config, model.arm_weights = config, arm.name
+    model.eval()
 
 
 def save(model: GazeQwen, folder: str | Path) -> Path:
     """Writes the model; `load` gives it back bit for bit. An existing folder is replaced only when it is a saved model
-    and nothing else, so neither a plain Qwen2.5-VL nor anything of the user's is lost.
+    and nothing else, so neither a plain Qwen2.5-VL nor anything of the user's is lost. Weights of other arms (arms/)
+    that the model was loaded with go along.
 
     Raises:
-        InputError: the folder holds something else, or can't be written.
-        ConfigError: the backbone would have to be saved and is quantised.
+        InputError: the folder holds something else, or can't be written; or the other arms' weights are gone.
+        ConfigError: the backbone would have to be saved and is quantised, or the model holds an arm's weights.
     """
     folder = Path(folder)
+    if model.arm_weights:
+        raise ConfigError(f"the model holds the weights of arm {model.arm_weights!r}: load it anew, then save it")
+    if model.arms_folder is not None and not model.arms_folder.is_dir():
+        raise InputError(
+            model.arms_folder, expected="the other arms' weights, to be saved too", found="no such folder any more"
+        )
     odd = _not_ours(folder)
     if odd:
         raise InputError(
@@ -143,10 +235,10 @@ def _not_ours(folder: Path) -> str:
     names = {path.name for path in folder.iterdir()}
     if not names:
         return ""
-    foreign = sorted(names - {CONFIG, WEIGHTS, BACKBONE, LORA})
+    foreign = sorted(names - {CONFIG, WEIGHTS, BACKBONE, LORA, ARMS})
     if foreign:
         return f"{foreign[0]} in it"
-    saved = _read_json(folder / CONFIG) if CONFIG in names else {}
+    saved = read_json(folder / CONFIG) if CONFIG in names else {}
     return "" if WEIGHTS in names and "resampler" in saved else "another kind of model"
 
 
@@ -171,6 +263,8 @@ def _write(model: GazeQwen, folder: Path) -> None:
             model.tokenizer.save_pretrained(staging / BACKBONE)
         if lora:
             model.vlm.save_pretrained(staging / LORA)  # type: ignore[operator]
+        if model.arms_folder is not None:
+            shutil.copytree(model.arms_folder, staging / ARMS)
         _swap(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -201,7 +295,7 @@ def _load_tiny(quantization: Quantization | None, where: torch.device, kind: tor
     else:  # bitsandbytes quantises while loading, so the random weights take a turn through a folder
         with tempfile.TemporaryDirectory() as folder:
             vlm.save_pretrained(folder)  # type: ignore[operator]
-            vlm = _load_vlm(Path(folder), quantization, where, kind)
+            vlm = load_vlm(Path(folder), quantization, where, kind)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
         extractor = build_extractor(TINY_CONFIG.features)
@@ -213,7 +307,7 @@ def _device(name: str | torch.device | None) -> torch.device:
     try:
         return torch.device(name if name is not None else ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
-        raise ConfigError(f"device: {_first_line(error)}") from error
+        raise ConfigError(f"device: {first_line(error)}") from error
 
 
 def _dtype(name: torch.dtype | str | None) -> torch.dtype | None:
@@ -230,154 +324,6 @@ def _place(model: GazeQwen, where: torch.device) -> GazeQwen:
     if isinstance(model.extractor, nn.Module):
         model.extractor.to(where)
     return model.eval()
-
-
-def _folder(name: str | Path, local_files_only: bool, *, relative_to: Path | None = None) -> Path:
-    """The local folder of a path or hub id."""
-    for candidate in (Path(name), *([relative_to / str(name)] if relative_to else [])):
-        if candidate.is_dir():
-            if not (candidate / CONFIG).is_file():
-                raise InputError(candidate, expected=f"a model folder with {CONFIG}", found="none in it")
-            return candidate
-    text = str(name)
-    if Path(name).exists() or text.startswith((".", "/", "~")) or text.count("/") != 1:
-        raise InputError(name, expected="'tiny', a model folder, or a hub id like owner/name", found="no such folder")
-    try:
-        return Path(snapshot_download(text, local_files_only=local_files_only, allow_patterns=_HUB_PATTERNS))
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        if isinstance(error, LocalEntryNotFoundError):
-            how = "it is not in the local hub cache" + ("" if local_files_only else " and the hub can't be reached")
-        else:
-            how = f"{type(error).__name__}: {_first_line(error)}"
-        raise InputError(
-            text,
-            expected="weights in a local folder, in the hub cache, or on the hub",
-            found=how,
-            fix="download it where there is a network and pass the folder (docs/models.md)",
-        ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(path, expected="a JSON config", found=f"{type(error).__name__}: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(path, expected="a JSON object", found=type(value).__name__)
-    return value
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise InputError(
-            path, expected="the model's weights", found="no such file", fix="save or convert the model again"
-        )
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(path, expected="a safetensors file", found=str(error)) from error
-
-
-def _load_backbone(
-    folder: Path, quantization: Quantization | None, where: torch.device, kind: torch.dtype
-) -> tuple[nn.Module, Any]:
-    if not folder.is_dir():
-        raise InputError(folder, expected="a Qwen2.5-VL folder", found="no such folder", fix="pass base=FOLDER")
-    # Asked first: without a model type transformers would make up a 7B model and fill the memory with it.
-    model_type = _read_json(folder / CONFIG).get("model_type")
-    if model_type != BACKBONE_TYPE:
-        raise InputError(folder / CONFIG, expected=f"model_type {BACKBONE_TYPE!r}", found=repr(model_type))
-    vlm = _load_vlm(folder, quantization, where, kind)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library has no narrower type for a damaged file
-        raise InputError(folder, expected="the backbone's tokenizer files", found=_first_line(error)) from error
-    # Without files transformers 5 makes an empty tokenizer, without a word.
-    odd = [token for token in SPOKEN_TOKENS if len(tokenizer.encode(token, add_special_tokens=False)) != 1]
-    if odd:
-        raise InputError(
-            folder, expected="the backbone's tokenizer files", found=f"a tokenizer that does not know {odd[0]}"
-        )
-    return vlm, tokenizer
-
-
-# What transformers raises for a folder that is damaged, or whose config.json holds values of the wrong kind.
-_LOADING_ERRORS = (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError, StrictDataclassError)
-
-
-def _load_vlm(folder: Path, quantization: Quantization | None, where: torch.device, kind: torch.dtype) -> nn.Module:
-    options: dict[str, Any] = {"dtype": kind, "attn_implementation": "sdpa", "local_files_only": True}
-    if quantization is not None:
-        # The vision tower is small beside the decoder and its accuracy matters most; lm_head is tied in small models.
-        skip = ["visual", "model.visual", "lm_head"]
-        options["quantization_config"] = (
-            BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=kind,
-                llm_int8_skip_modules=skip,
-            )
-            if quantization == "nf4"
-            else BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
-        )
-        options["device_map"] = {"": where}
-    try:
-        loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, output_loading_info=True, **options)
-        vlm, info = loaded
-    except _LOADING_ERRORS as error:
-        raise InputError(
-            folder,
-            expected="Qwen2.5-VL weights (config.json and *.safetensors)",
-            found=_first_line(error),
-            fix="download the model and pass its folder (docs/models.md)",
-        ) from error
-    for what, names in (("missing", info["missing_keys"]), ("left over", info["unexpected_keys"])):
-        if names:
-            raise InputError(
-                folder, expected="the tensors of a Qwen2.5-VL", found=f"{len(names)} {what}, e.g. {min(names)}"
-            )
-    if quantization == "nf4":
-        _allow_odd_widths(vlm)
-    return vlm.eval()
-
-
-def _allow_odd_widths(vlm: nn.Module) -> None:
-    """Keeps bitsandbytes off its path for CPUs with AVX512-BF16 where rows are not whole blocks: it fails on them."""
-    from bitsandbytes.nn.modules import Linear4bit
-
-    for module in vlm.modules():
-        if isinstance(module, Linear4bit) and (module.in_features % NF4_BLOCK or module.out_features % NF4_BLOCK):
-            module.support_avx512bf16_for_cpu = False
-
-
-def _load_lora(vlm: nn.Module, folder: Path) -> nn.Module:
-    from peft import PeftModel
-
-    if not (folder / "adapter_config.json").is_file():
-        raise InputError(
-            folder, expected="a PEFT adapter (adapter_config.json)", found="none", fix="save or convert the model again"
-        )
-    stored = _read_weights(folder / "adapter_model.safetensors")
-    try:
-        # In the backbone's own dtype: PEFT's default, fp32 adapters on a bf16 base, rounds 28 % of outputs differently
-        # from the published formula.
-        wrapped = PeftModel.from_pretrained(vlm, str(folder), is_trainable=False, autocast_adapter_dtype=False)  # type: ignore[arg-type]
-        kind = Backbone(vlm).dtype
-        for name, parameter in wrapped.named_parameters():
-            if ".lora_" in name:
-                parameter.data = parameter.data.to(kind)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise InputError(folder, expected="a PEFT adapter of this backbone", found=_first_line(error)) from error
-    held = {name.replace(".default.", ".") for name, _ in wrapped.named_parameters() if ".lora_" in name}
-    if held != set(stored):  # PEFT only warns: an adapter under other names would be no adapter at all
-        odd = sorted(held ^ set(stored))
-        raise InputError(
-            folder,
-            expected="an adapter for every LoRA layer and no other",
-            found=f"{len(odd)} names differ, e.g. {odd[0]}",
-        )
-    return wrapped
 
 
 def _load_extractor(
@@ -399,24 +345,3 @@ def _load_extractor(
     if inside or (config.features.extractor == "vjepa2_hf" and config.features.hf_id):
         return config, build_extractor(config.features)
     return config, None
-
-
-def _load_strict(model: GazeQwen, weights: dict[str, Tensor], path: Path) -> None:
-    """Every tensor of the file has a place and every place a tensor."""
-    parts: dict[str, nn.Module] = {"resampler.": model.resampler}
-    if any(name.startswith("vjepa.") for name in weights):
-        parts["vjepa."] = model.extractor.encoder  # type: ignore[union-attr]
-    places = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.state_dict().items()}
-    absent, extra = sorted(set(places) - set(weights)), sorted(set(weights) - set(places))
-    shapes = [name for name in set(places) & set(weights) if places[name].shape != weights[name].shape]
-    for what, names in (("missing", absent), ("left over", extra), ("of another shape", sorted(shapes))):
-        if names:
-            raise InputError(
-                path, expected="the tensors that config.json describes", found=f"{len(names)} {what}, e.g. {names[0]}"
-            )
-    for prefix, part in parts.items():
-        part.load_state_dict({name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)})
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -98,11 +98,11 @@ def _pairs(shown: str) -> str:
 
 
 def _ask(arguments: argparse.Namespace) -> int:
-    from gazeqwen.arms import get_arm
+    from gazeqwen.arms import require_one_recording
     from gazeqwen.types import Question
 
     # Everything that can be wrong with the question is said before a model is loaded for it.
-    get_arm(arguments.arm)
+    require_one_recording(arguments.arm)
     for text in (arguments.question, *arguments.options):
         _require_text(text)
     at_s = 0.0 if arguments.at is None else arguments.at
@@ -124,6 +124,7 @@ def _ask(arguments: argparse.Namespace) -> int:
 def _answer(arguments: argparse.Namespace, recording: Recording, until_s: float) -> tuple[Answer, str]:
     """The answer, and what the weights are that gave it."""
     from gazeqwen import GazeQwen
+    from gazeqwen.checkpoint import load_arm
     from stream.session import StreamSession
 
     model = GazeQwen.from_pretrained(
@@ -133,6 +134,7 @@ def _answer(arguments: argparse.Namespace, recording: Recording, until_s: float)
         vjepa=arguments.vjepa,
         local_files_only=arguments.offline,
     )
+    load_arm(model, arguments.model, arguments.arm)
     fps = arguments.fps or model.config.fps
     with _progress("reading", total=math.ceil(until_s * min(fps, recording.info.fps) / 2), unit="step") as advance:
         session = StreamSession.of(

@@ -187,7 +187,7 @@ class GazeEncodingConfig(_Config):
 
 @dataclass(frozen=True)
 class ResamplerConfig(_Config):
-    """The GazeResampler, or the published module under `kind="official"`.
+    """The GazeResampler, the published module under `kind="official"`, or one vector at gaze under `kind="skip"`.
 
     Attributes:
         layers: decoder layers whose output gets a residual: depth fractions in (0, 1), "learned" (one gate per layer
@@ -195,7 +195,7 @@ class ResamplerConfig(_Config):
         allow_last_layer: evidence only: the last layer's output at video tokens can't reach the text.
     """
 
-    kind: Literal["gaze", "official"] = "gaze"
+    kind: Literal["gaze", "official", "skip"] = "gaze"
     dim: int = 256
     latents: int = 32
     blocks: int = 2
@@ -204,7 +204,7 @@ class ResamplerConfig(_Config):
     allow_last_layer: bool = False
 
     def __post_init__(self) -> None:
-        _need(self.kind in ("gaze", "official"), f"resampler.kind: gaze or official, got {self.kind!r}")
+        _need(self.kind in ("gaze", "official", "skip"), f"resampler.kind: gaze, official or skip, got {self.kind!r}")
         _need(
             self.heads >= 1 and self.dim >= 4 and self.dim % self.heads == 0 and self.dim % 4 == 0,
             f"resampler.dim {self.dim}: divisible by heads {self.heads} and by 4",
@@ -268,6 +268,8 @@ class GazeQwenConfig(_Config):
         compat: None, or "official" for the published placement, times and features.
         trained: what the weights are, in words; "untrained" makes every answer say so.
         fps: Qwen's frames a second the model expects (two frames a step).
+        scoring: how the model was trained to answer questions with options (`GazeQwen.score`): the default of
+            `gazeqwen eval` under the protocol `stream`.
         lora: a LoRA adapter lies in `lora/`.
     """
 
@@ -277,6 +279,7 @@ class GazeQwenConfig(_Config):
     compat: Literal["official"] | None = None
     trained: str = "untrained"
     fps: float = 2.0
+    scoring: Literal["letters", "likelihood"] = "letters"
     lora: bool = False
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -288,6 +291,7 @@ class GazeQwenConfig(_Config):
     def __post_init__(self) -> None:
         _need(self.compat in (None, "official"), f"compat: None or 'official', got {self.compat!r}")
         _need(self.fps > 0, f"fps: > 0, got {self.fps}")
+        _need(self.scoring in ("letters", "likelihood"), f"scoring: letters or likelihood, got {self.scoring!r}")
         _need(self.version == 1, f"config version {self.version}: this release reads version 1; upgrade gazeqwen")
         official = self.resampler.kind == "official"
         _need(official == (self.compat == "official"), "compat='official' and resampler.kind='official' go together")

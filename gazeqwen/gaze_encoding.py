@@ -97,6 +97,7 @@ class LocalGazeEncoding(nn.Module):
 
     Attributes:
         dim: channels.
+        bells: those of the Gaussians, one for each sigma.
     """
 
     def __init__(self, config: GazeEncodingConfig) -> None:
@@ -108,7 +109,9 @@ class LocalGazeEncoding(nn.Module):
         # Plain numbers, not buffers: a model cast to bf16 would round them.
         self.omega = tuple(2 * math.pi * 2.0**k for k in range(config.frequencies))
         self.precision = tuple(0.5 / sigma**2 for sigma in config.sigmas)
-        self.dim = 4 * config.frequencies + 2 + len(config.sigmas) + 2 + 1
+        first = 4 * config.frequencies + 2
+        self.bells = slice(first, first + len(config.sigmas))
+        self.dim = self.bells.stop + 2 + 1
 
     def forward(self, gaze: GazeBatch, h: int, w: int) -> Tensor:
         """(S, h*w, dim) float32. Neither the order of events nor invalid events or padding change it."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,55 +24,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gazeqwen import prompts
-from gazeqwen.arms import ARMS, Arm, get_arm
+from gazeqwen.arms import ARMS, Arm, get_arm, require_weights
 from gazeqwen.backbone import Backbone, new_cache
+from gazeqwen.batch import Content, Example, Output, Sequenced, forward, sequence
 from gazeqwen.config import GazeQwenConfig
 from gazeqwen.errors import ConfigError, InputError
+from gazeqwen.frozen import EncodedSteps, Frozen
 from gazeqwen.gaze_encoding import GazeBatch
 from gazeqwen.injection import ResidualPlan, TokenMap, VideoTokens, inject
 from gazeqwen.positions import MRope
 from gazeqwen.preprocess import resize_frames, video_patches
-from gazeqwen.resampler import GazeResampler, OfficialResampler, Residuals, build_resampler
+from gazeqwen.resampler import Resampler, Residuals, build_resampler
 from gazeqwen.state import Span, StepRecord, StreamState
-from gazeqwen.types import Fixations, Question, Step
+from gazeqwen.types import Fixations, Step
 from gazeqwen.vjepa import RollingWindow, official_features, official_inputs, step_features
 
-Content = Sequence[Step] | str
-
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """One training or evaluation item: content in order (runs of steps, and text between them), then a question.
-
-    Attributes:
-        content: each run of steps is a video segment of its own; text stands between segments as it is.
-        question: asked after the content.
-        target: the assistant's text to learn, without the turn's end; None for scoring only.
-        fixations: the scanpath, needed under compat="official" only.
-    """
-
-    content: tuple[Content, ...]
-    question: Question
-    target: str | None = None
-    fixations: Fixations | None = None
-
-
-@dataclass(frozen=True)
-class Output:
-    """`logits` (B, V) float32 at each example's answer position, and `loss` over the targets' tokens (None without)."""
-
-    logits: Tensor
-    loss: Tensor | None
-
-
-@dataclass(frozen=True)
-class EncodedSteps:
-    """Steps as the decoder takes them: `visual` (S, P, D), their grid, and residuals when the arm injects."""
-
-    visual: Tensor
-    h: int
-    w: int
-    residuals: Residuals | None
+__all__ = ["Content", "EncodedSteps", "Example", "Frozen", "GazeQwen", "Output"]
 
 
 class _LayerRows(Mapping[int, Tensor]):
@@ -109,13 +75,16 @@ class GazeQwen(nn.Module):
         self.backbone = Backbone(vlm)
         self.extractor = extractor.requires_grad_(False) if isinstance(extractor, nn.Module) else extractor
         feature_dim: Any = extractor.dim if extractor is not None else config.features.vjepa.dim
-        self.resampler: GazeResampler | OfficialResampler = build_resampler(
+        self._feature_dim = int(feature_dim)
+        self.resampler: Resampler = build_resampler(
             config,
             feature_dim=feature_dim,
             hidden_dim=self.backbone.hidden_size,
             n_layers=self.backbone.n_layers,
         ).to(self.backbone.device)
         self.notes: tuple[str, ...] = ()
+        self.arm_weights = ""  # the arm whose own weights these are (`checkpoint.load_arm`)
+        self.arms_folder: Path | None = None  # where those of other arms lie; `save` copies it
         self.eval()
 
     # -- saving and loading, and the stream, live elsewhere ------------------------------------------------------------
@@ -161,6 +130,7 @@ class GazeQwen(nn.Module):
         window: RollingWindow | None = None,
         fixations: Fixations | None = None,
         latency_ms: dict[str, float] | None = None,
+        frozen: Frozen | None = None,
     ) -> EncodedSteps:
         """Video tokens and residuals of steps that follow each other.
 
@@ -170,10 +140,55 @@ class GazeQwen(nn.Module):
             window: V-JEPA's state before these steps, moved on by them; a fresh one when None.
             fixations: the clip's scanpath (compat="official" only).
             latency_ms: has the time of vit, vjepa and resampler added.
+            frozen: what `frozen` made of these very steps: neither the vision tower nor V-JEPA runs, and `window` is
+                left alone.
 
         Raises:
-            InputError: no steps, or frames of several sizes.
+            InputError: no steps, frames of several sizes, or `frozen` of other steps.
             ConfigError: the arm injects and the model has no video feature extractor.
+        """
+        arm = get_arm(arm)
+        clock = latency_ms if latency_ms is not None else {}
+        if frozen is None:
+            frozen = self.frozen(steps, arm=arm, window=window, latency_ms=clock)
+        self._require_frozen(frozen, steps, arm)
+        residuals = None
+        if arm.inject:
+            with _timed(clock, "resampler"):
+                features = frozen.features
+                if features is None:  # arm.features_zeroed
+                    k = 1 if self.official else self.config.features.tubelets_per_step
+                    shape = (len(steps), k, frozen.h, frozen.w, self._feature_dim)
+                    features = next(self.resampler.parameters()).new_zeros(shape)
+                if self.official:
+                    scanpath = arm.scanpath(fixations if fixations is not None else Fixations.empty())
+                    residuals = self._official_residuals(steps, features, scanpath)
+                else:
+                    gaze = GazeBatch.from_events([arm.prepare(step).gaze for step in steps], self.backbone.device)
+                    residuals = self.resampler(features, gaze)
+        return EncodedSteps(frozen.visual, frozen.h, frozen.w, residuals)
+
+    @torch.no_grad()
+    def frozen(
+        self,
+        steps: Sequence[Step],
+        *,
+        arm: Arm | str = "inject",
+        window: RollingWindow | None = None,
+        latency_ms: dict[str, float] | None = None,
+    ) -> Frozen:
+        """What the vision tower and V-JEPA make of steps that follow each other: all of `encode` that never changes.
+
+        `encode(steps, frozen=frozen(steps))` equals `encode(steps)` bit for bit. Arms that neither change frames nor
+        leave features out share it.
+
+        Args:
+            steps, arm, window, latency_ms: as `encode`. Under compat="official" the steps of the whole clip: its
+                features depend on all of it.
+
+        Raises:
+            InputError: no steps, frames of several sizes, or placeholders.
+            ConfigError: as `encode`.
         """
         arm = get_arm(arm)
         if not steps:
@@ -181,9 +196,14 @@ class GazeQwen(nn.Module):
         sizes = {step.frames.shape[1:3] for step in steps}
         if len(sizes) > 1:
             raise InputError("steps", expected="frames of one size in a segment", found=f"{sorted(sizes)}")
+        if any(step.placeholder for step in steps):
+            raise InputError(
+                "steps", expected="decoded frames", found="placeholders", fix="pass frozen=, or decode the video"
+            )
+        self.require_features(arm)
         steps = [arm.prepare(step) for step in steps]
         clock = latency_ms if latency_ms is not None else {}
-        with _timed(clock, "vit"), torch.no_grad():
+        with _timed(clock, "vit"):
             frames = np.concatenate([step.frames for step in steps])
             merge = self.backbone.merge_size
             patches, grid = video_patches(
@@ -195,23 +215,29 @@ class GazeQwen(nn.Module):
             )
             visual = self.backbone.encode_visual(patches, grid)
         h, w = grid[1] // merge, grid[2] // merge
-        residuals = None
-        if arm.inject:
-            if self.extractor is None:
-                raise ConfigError(
-                    f"arm {arm.name!r} needs V-JEPA features, but this model has no V-JEPA weights: "
-                    "pass vjepa=FILE to from_pretrained (docs/models.md says where to get it), or use --arm none"
+        features = None
+        if arm.inject and not arm.features_zeroed:
+            with _timed(clock, "vjepa"):
+                features = (
+                    self._official_features(steps, h, w) if self.official else self._features(steps, h, w, window)
                 )
-            if self.official:
-                scanpath = arm.scanpath(fixations if fixations is not None else Fixations.empty())
-                residuals = self._official_residuals(steps, h, w, scanpath, clock)
-            else:
-                with _timed(clock, "vjepa"), torch.no_grad():
-                    features = self._features(steps, h, w, window)
-                with _timed(clock, "resampler"):
-                    gaze = GazeBatch.from_events([step.gaze for step in steps], self.backbone.device)
-                    residuals = self.resampler(features, gaze)
-        return EncodedSteps(visual, h, w, residuals)
+        return Frozen(visual, features, h, w)
+
+    def require_features(self, arm: Arm) -> None:
+        """Raises ConfigError where the arm needs V-JEPA features and the model can't make them."""
+        if arm.inject and not arm.features_zeroed and self.extractor is None:
+            raise ConfigError(
+                f"arm {arm.name!r} needs V-JEPA features, but this model has no V-JEPA weights: "
+                "pass vjepa=FILE to from_pretrained (docs/models.md says where to get it), or use --arm none"
+            )
+
+    def _require_frozen(self, frozen: Frozen, steps: Sequence[Step], arm: Arm) -> None:
+        if len(frozen) != len(steps):
+            raise InputError("frozen", expected=f"{len(steps)} steps", found=str(len(frozen)))
+        if arm.inject and not arm.features_zeroed and frozen.features is None:
+            raise InputError(
+                "frozen", expected=f"V-JEPA features for arm {arm.name!r}", found="none", fix="make it with this arm"
+            )
 
     def new_window(self) -> RollingWindow:
         """V-JEPA's state at the start of a stream."""
@@ -225,28 +251,29 @@ class GazeQwen(nn.Module):
         if (gh, gw) != (h, w):
             planes = features.reshape(s * k, gh, gw, d).permute(0, 3, 1, 2).float()
             planes = F.interpolate(planes, size=(h, w), mode="bilinear", align_corners=False)
-            features = planes.permute(0, 2, 3, 1).reshape(s, k, h, w, d)
+            features = planes.permute(0, 2, 3, 1).reshape(s, k, h, w, d).to(features.dtype)
         return features
 
-    def _official_residuals(
-        self, steps: Sequence[Step], h: int, w: int, fixations: Fixations, clock: dict[str, float]
-    ) -> Residuals:
-        """The published way: 16 frames of the whole clip, step times from the nominal rate, one encoding per frame."""
+    def _official_features(self, steps: Sequence[Step], h: int, w: int) -> Tensor:
+        """(S, 1, h, w, Dv) the published way: 16 frames of the whole clip, resampled to its steps."""
+        factor = self.backbone.patch_size * self.backbone.merge_size
+        resized = resize_frames(
+            np.concatenate([step.frames for step in steps]), config=self.config.preprocess, factor=factor
+        )
+        encoder: nn.Module = self.extractor.encoder  # type: ignore[union-attr, assignment]
+        clip = official_inputs(resized.permute(0, 3, 1, 2).float(), self.config.features.size_px)
+        features = official_features(encoder(clip.to(self.backbone.device)), len(steps), llm_h=h, llm_w=w)
+        return torch.stack(features).unflatten(1, (h, w)).unsqueeze(1)
+
+    def _official_residuals(self, steps: Sequence[Step], features: Tensor, fixations: Fixations) -> Residuals:
+        """The published way: step times from the nominal rate, one encoding per frame."""
         from gazeqwen.official import official_frame_times, pick_fps, scanpath_tensor
 
         start_s, end_s = float(steps[0].frame_times_s[0]), float(steps[-1].span_s[1])
-        with _timed(clock, "vjepa"), torch.no_grad():
-            factor = self.backbone.patch_size * self.backbone.merge_size
-            resized = resize_frames(
-                np.concatenate([step.frames for step in steps]), config=self.config.preprocess, factor=factor
-            )
-            encoder: nn.Module = self.extractor.encoder  # type: ignore[union-attr, assignment]
-            clip = official_inputs(resized.permute(0, 3, 1, 2).float(), self.config.features.size_px)
-            features = official_features(encoder(clip.to(self.backbone.device)), len(steps), llm_h=h, llm_w=w)
-        with _timed(clock, "resampler"):
-            times_s = official_frame_times(start_s, len(steps), pick_fps(end_s - start_s))
-            scanpath = scanpath_tensor(fixations, start_s, end_s)
-            return self.resampler(features, scanpath.to(self.backbone.device), times_s)  # type: ignore[call-arg]
+        times_s = official_frame_times(start_s, len(steps), pick_fps(end_s - start_s))
+        scanpath = scanpath_tensor(fixations, start_s, end_s)
+        of_steps = list(features.flatten(1, 3))
+        return self.resampler(of_steps, scanpath.to(self.backbone.device), times_s)  # type: ignore[call-arg, arg-type]
 
     def plan(self, encoded: Sequence[tuple[EncodedSteps, int, int]], *, batch_size: int = 1) -> ResidualPlan | None:
         """The residual plan of runs of steps: (encoded, batch row, first position). None when nothing injects."""
@@ -269,25 +296,42 @@ class GazeQwen(nn.Module):
 
     @torch.no_grad()
     def start(self, *, arm: Arm | str = "inject", fixations: Fixations | None = None) -> StreamState:
-        """A fresh stream: the conversation's prefix is in the cache, no video yet."""
-        arm = get_arm(arm)
+        """A fresh stream: the conversation's prefix is in the cache, no video yet.
+
+        Raises:
+            ConfigError: the arm is a solver, or answers with other weights than these.
+        """
+        arm = require_weights(arm, self.arm_weights)
         state = StreamState(
             arm=arm,
             cache=new_cache(self.backbone),
             rope=MRope(tokens_per_second=self.backbone.tokens_per_second),
-            window=self.new_window() if arm.inject and not self.official else None,
+            window=self.new_window() if arm.inject and not arm.features_zeroed and not self.official else None,
             fixations=fixations,
         )
         self._append_text(state, prompts.PREFIX)
         return state
 
     @torch.no_grad()
-    def append(self, state: StreamState, steps: Sequence[Step]) -> list[StepRecord]:
+    def append(
+        self,
+        state: StreamState,
+        steps: Sequence[Step],
+        *,
+        frozen: Frozen | None = None,
+        window: RollingWindow | None = None,
+    ) -> list[StepRecord]:
         """Puts steps into the stream's cache; many at once equal one at a time. Refused steps leave it as it was.
+
+        Args:
+            frozen: as `encode`.
+            window: V-JEPA's state after these steps, where `frozen` was made with a copy of the stream's. Without it
+                the stream's window counts their frames as passed over, and refuses to encode until it is full again.
 
         Raises:
             InputError: no steps, a step does not come after the ones before it, or the context would become too long.
-            ConfigError: under compat="official", a second call: its features are those of the whole clip.
+            ConfigError: under compat="official", a second call for the same segment, or with an arm that injects: its
+                features and times are those of the whole clip.
         """
         newest_s = state.newest_s
         for step in steps:
@@ -298,11 +342,19 @@ class GazeQwen(nn.Module):
                     found=f"one from {step.frame_times_s[0]:.3f} s",
                 )
             newest_s = step.span_s[1]
-        if self.official and state.steps_appended:
+        if self.official and state.steps_appended and (state.arm.inject or state.segment_start_s is not None):
             raise ConfigError("compat='official' sees a clip as a whole: append all its steps in one call")
-        window = None if state.window is None else state.window.copy()
+        if window is None and state.window is not None:
+            window = state.window.copy()
+            for step in steps if frozen is not None else ():
+                window.pass_over(step.vjepa_times_s)
         encoded = self.encode(
-            steps, arm=state.arm, window=window, fixations=state.fixations, latency_ms=state.latency_ms
+            steps,
+            arm=state.arm,
+            window=window,
+            fixations=state.fixations,
+            latency_ms=state.latency_ms,
+            frozen=frozen,
         )
         rope, opening, start_s = state.rope.copy(), state.segment_start_s is None, state.segment_start_s
         if start_s is None:
@@ -372,8 +424,11 @@ class GazeQwen(nn.Module):
 
     # -- questions, always on a fork -----------------------------------------------------------------------------------
 
-    def question_text(self, state: StreamState, question: str, options: Sequence[str], scoring: str) -> str:
-        """The user turn's words for this way of scoring; where the arm says so, with the gaze of the steps held."""
+    def question_text(
+        self, state: StreamState, question: str, options: Sequence[str], scoring: str, prompt: str | None = None
+    ) -> str:
+        """The user turn's words for this way of scoring, or `prompt` in their place; where the arm says so, with the
+        gaze of the steps held."""
         if state.arm.gaze_in_prompt:
             points = [
                 (float(t), float(x), float(y))
@@ -381,7 +436,12 @@ class GazeQwen(nn.Module):
                 for t, (x, y), ok in zip(record.gaze.t_s, record.gaze.xy_norm, record.gaze.valid, strict=True)
                 if ok
             ]
-            question = f"{prompts.gaze_text(points)} {question}"
+            told = prompts.gaze_text(points)
+            if prompt is not None:
+                return f"{told}\n{prompt}"
+            question = f"{told} {question}"
+        if prompt is not None:
+            return prompt
         if scoring == "yes_no":
             return prompts.yes_no_prompt(question)
         if options and scoring == "letters":
@@ -390,7 +450,13 @@ class GazeQwen(nn.Module):
 
     @torch.no_grad()
     def score(
-        self, state: StreamState, question: str, options: Sequence[str], *, scoring: prompts.Scoring = "letters"
+        self,
+        state: StreamState,
+        question: str,
+        options: Sequence[str],
+        *,
+        scoring: prompts.Scoring = "letters",
+        prompt: str | None = None,
     ) -> Tensor:
         """(n,) float32 log-probabilities of the options, normalised over them. The state is not changed.
 
@@ -398,10 +464,13 @@ class GazeQwen(nn.Module):
             options: 2 to 26 texts; `prompts.YES_NO` for "yes_no".
             scoring: "letters" lists the options and reads the letters' logits; "likelihood" does not list them and
                 compares how likely the model is to say each; "yes_no" does so after asking for a yes or a no.
+            prompt: the complete user text instead of ours (the arm `text` still puts the gaze before it); `question` is
+                then not used.
 
         Raises:
             ConfigError: no such scoring.
-            InputError: the options are no 2 to 26, one is empty, or "yes_no" is asked with others than `YES_NO`.
+            InputError: the options are no 2 to 26, one is empty, or "yes_no" is asked with others than `YES_NO`; the
+                model's logits are no numbers.
         """
         known = get_args(prompts.Scoring)
         if scoring not in known:
@@ -411,14 +480,26 @@ class GazeQwen(nn.Module):
         if scoring == "yes_no" and tuple(options) != prompts.YES_NO:
             raise InputError("options", expected=f"{prompts.YES_NO} with scoring='yes_no'", found=str(tuple(options)))
         fork = state.fork()
-        text = self.question_text(fork, question, options, scoring)
+        text = self.question_text(fork, question, options, scoring, prompt)
         with _timed(state.latency_ms, "answer"):
             hidden = self._append_text(fork, self._after_video(fork) + text + prompts.ASSISTANT)
-            logits = self.backbone.logits(hidden[0, -1])
+            logits = self._logits(hidden[0, -1])
             if scoring == "letters":
                 return prompts.option_logprobs_from_letters(logits, prompts.letter_ids(self.tokenizer, len(options)))
             said = prompts.strip_letters(options)
             return prompts.option_logprobs_from_likelihood(self._option_likelihoods(fork, logits, said))
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """The backbone's logits. NaN would pass for an answer, the first option: raises InputError instead."""
+        logits = self.backbone.logits(hidden)
+        if not logits.isfinite().all():
+            raise InputError(
+                self.config.name,
+                expected="finite logits",
+                found="NaN or infinity",
+                fix="check the weights, or take a dtype of larger range (bfloat16, float32)",
+            )
+        return logits
 
     def _option_likelihoods(self, fork: StreamState, logits: Tensor, options: Sequence[str]) -> list[Tensor]:
         """Token log-probabilities of each option: all options in one forward, each seeing the past and itself only."""
@@ -435,7 +516,7 @@ class GazeQwen(nn.Module):
             cache=fork.cache,
             attention_mask=mask[None, None],
         )
-        following = self.backbone.logits(hidden[0])
+        following = self._logits(hidden[0])
         found, start = [], 0
         for tokens in ids:
             before = torch.cat([logits[None], following[start : start + len(tokens) - 1]])
@@ -444,18 +525,20 @@ class GazeQwen(nn.Module):
             start += len(tokens)
         return found
 
-    def generate(self, state: StreamState, question: str, *, max_new_tokens: int = 64) -> Iterator[str]:
+    def generate(
+        self, state: StreamState, question: str, *, max_new_tokens: int = 64, prompt: str | None = None
+    ) -> Iterator[str]:
         """Pieces of a greedy free-text answer as they come. It is about the state at the call, however late it is read,
-        and the state is not changed. Raises InputError for `max_new_tokens` below 1."""
+        and the state is not changed. `prompt` as in `score`. Raises InputError for `max_new_tokens` below 1, and where
+        `score` does for logits."""
         if max_new_tokens < 1:
             raise InputError("max_new_tokens", expected="at least 1", found=str(max_new_tokens))
-        return self._pieces(state.fork(), question, max_new_tokens, state.latency_ms)
+        fork = state.fork()
+        text = self._after_video(fork) + self.question_text(fork, question, (), "letters", prompt) + prompts.ASSISTANT
+        return self._pieces(fork, text, max_new_tokens, state.latency_ms)
 
     @torch.no_grad()
-    def _pieces(
-        self, fork: StreamState, question: str, max_new_tokens: int, latency_ms: dict[str, float]
-    ) -> Iterator[str]:
-        text = self._after_video(fork) + self.question_text(fork, question, (), "letters") + prompts.ASSISTANT
+    def _pieces(self, fork: StreamState, text: str, max_new_tokens: int, latency_ms: dict[str, float]) -> Iterator[str]:
         stops = {self.tokenizer.convert_tokens_to_ids(token) for token in (prompts.TURN_END, "<|endoftext|>")}
         with _timed(latency_ms, "answer"):
             hidden = self._append_text(fork, text)
@@ -463,7 +546,7 @@ class GazeQwen(nn.Module):
         shown = ""
         for _ in range(max_new_tokens):
             with _timed(latency_ms, "answer"):
-                token = int(self.backbone.logits(hidden[0, -1]).argmax())
+                token = int(self._logits(hidden[0, -1]).argmax())
                 if token in stops:
                     break
                 said.append(token)
@@ -493,78 +576,10 @@ class GazeQwen(nn.Module):
         Raises:
             InputError: an empty batch, or targets for some examples only.
         """
-        arm = get_arm(arm)
-        if not batch:
-            raise InputError("batch", expected="at least one example", found="none")
-        has_target = {example.target is not None for example in batch}
-        if len(has_target) > 1:
-            raise InputError("batch", expected="targets for all examples or for none", found="both")
-        rows = [self._sequence(example, arm, row) for row, example in enumerate(batch)]
-        longest = max(len(row.embeds) for row in rows)
-        embeds = torch.stack([F.pad(row.embeds, (0, 0, 0, longest - len(row.embeds))) for row in rows])
-        positions = torch.stack([F.pad(row.positions, (0, longest - len(row.embeds)), value=1) for row in rows], dim=1)
-        mask = torch.stack([torch.arange(longest) < len(row.embeds) for row in rows]).long()
-        plan = self.plan([part for row in rows for part in row.encoded], batch_size=len(rows))
-        with self._injecting(plan):
-            hidden = self.backbone.decode(embeds, positions, attention_mask=None if mask.all() else mask)
-        at = torch.tensor([row.answer for row in rows], device=hidden.device)
-        logits = self.backbone.logits(hidden[torch.arange(len(rows), device=hidden.device), at])
-        loss = None
-        if has_target == {True}:
-            spoken = torch.cat(
-                [
-                    self.backbone.logits(hidden[r, row.answer : row.answer + len(row.target)])
-                    for r, row in enumerate(rows)
-                ]
-            )
-            loss = F.cross_entropy(spoken, torch.cat([row.target for row in rows]).to(spoken.device))
-        return Output(logits, loss)
+        return forward(self, batch, arm=arm)
 
-    def _sequence(self, example: Example, arm: Arm, row: int) -> _Sequence:
-        """One example as embeddings, positions and residuals, laid out exactly as `append` and `score` would."""
-        rope = MRope(tokens_per_second=self.backbone.tokens_per_second)
-        embeds: list[Tensor] = []
-        positions: list[Tensor] = []
-        encoded: list[tuple[EncodedSteps, int, int]] = []
-        records: list[StepRecord] = []
-        length = 0
-
-        def add_text(text: str) -> None:
-            nonlocal length
-            ids = self._ids(text)
-            embeds.append(self.backbone.embed_ids(ids))
-            positions.append(rope.text(len(ids)))
-            length += len(ids)
-
-        add_text(prompts.PREFIX)
-        window = self.new_window() if arm.inject and not self.official else None
-        is_open = False
-        for part in example.content:
-            if isinstance(part, str):
-                add_text((prompts.VISION_END if is_open else "") + part)
-                is_open = False
-                continue
-            if is_open:
-                add_text(prompts.VISION_END)
-            add_text(prompts.VISION_START)
-            rope.begin_video()
-            steps = self.encode(part, arm=arm, window=window, fixations=example.fixations)
-            encoded.append((steps, row, length))
-            embeds.append(steps.visual.flatten(0, 1))
-            positions.append(self._positions(rope, part, steps, float(part[0].frame_times_s[0])))
-            records += [StepRecord.of(step, id=s, h=steps.h, w=steps.w) for s, step in enumerate(part)]
-            length += len(embeds[-1])
-            is_open = True
-        shown = StreamState(arm, new_cache(self.backbone), rope, None, spans=[Span(0, record) for record in records])
-        text = self.question_text(shown, example.question.text, example.question.options, "letters")
-        add_text((prompts.VISION_END if is_open else "") + text + prompts.ASSISTANT)
-        answer = length - 1
-        target = torch.zeros(0, dtype=torch.int64)
-        if example.target is not None:
-            target = self._ids(example.target + prompts.TURN_END)
-            embeds.append(self.backbone.embed_ids(target[:-1]))
-            positions.append(rope.text(len(target) - 1))
-        return _Sequence(torch.cat(embeds), torch.cat(positions, dim=1), tuple(encoded), answer, target)
+    def _sequence(self, example: Example, arm: Arm, row: int) -> Sequenced:
+        return sequence(self, example, arm, row)
 
     def describe(self) -> Mapping[str, Any]:
         """Name, arms, sizes and state of training, for `info` and JSON output."""
@@ -583,17 +598,6 @@ class GazeQwen(nn.Module):
             "layers": list(self.resampler.layers),
             "arms": list(ARMS),
         }
-
-
-@dataclass(frozen=True)
-class _Sequence:
-    """One example ready for the decoder: (L, D), (3, L), its encoded runs, where the answer starts, target ids."""
-
-    embeds: Tensor
-    positions: Tensor
-    encoded: tuple[tuple[EncodedSteps, int, int], ...]
-    answer: int
-    target: Tensor
 
 
 @contextmanager

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from gazeqwen.errors import InputError
+
+if TYPE_CHECKING:  # the wordings are read without torch, e.g. by a report
+    from torch import Tensor
 
 Scoring = Literal["letters", "likelihood", "yes_no"]
 
@@ -26,6 +26,7 @@ VIDEO_PAD = "<|video_pad|>"
 TURN_END = "<|im_end|>"
 ASSISTANT = TURN_END + "\n<|im_start|>assistant\n"
 YES_NO = ("Yes", "No")
+SALIENCE = "\nWhere the wearer looked:"  # before the picture of the arm `heatmap`
 
 
 def letters(n: int) -> tuple[str, ...]:
@@ -59,8 +60,9 @@ def open_prompt(question: str) -> str:
 
 
 def yes_no_prompt(question: str) -> str:
-    """The user turn of a proactive check, answered by `YES_NO`."""
-    return f"Question: {question}\nAnswer Yes or No."
+    """The user turn of a proactive check, answered by `YES_NO`. "Now", because an alert is about the moment it is
+    checked at: what was so a while ago, and no longer is, is a No."""
+    return f"Question: {question}\nIs it so now? Answer Yes or No."
 
 
 def gaze_text(points: Sequence[tuple[float, float, float]]) -> str:
@@ -89,6 +91,8 @@ def option_logprobs_from_letters(logits: Tensor, ids: Sequence[int]) -> Tensor:
     The published evaluation takes the argmax of four bf16 logits even when two options are offered; we use the offered
     ones, in float32.
     """
+    import torch
+
     return torch.log_softmax(logits.float()[torch.as_tensor(ids, device=logits.device)], dim=-1)
 
 
@@ -96,4 +100,6 @@ def option_logprobs_from_likelihood(token_logprobs: Sequence[Tensor]) -> Tensor:
     """(n,) log-probabilities over the options from each option's token log-probabilities: the sum of its tokens
     and the turn's end, normalised over the options. A longer option pays for its length: with options of unequal length
     prefer letters."""
+    import torch
+
     return torch.log_softmax(torch.stack([t.float().sum() for t in token_logprobs]), dim=-1)

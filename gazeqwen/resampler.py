@@ -403,10 +403,56 @@ class OfficialResampler(nn.Module):
         return stacks
 
 
-def build_resampler(
-    config: GazeQwenConfig, *, feature_dim: int, hidden_dim: int, n_layers: int
-) -> GazeResampler | OfficialResampler:
+class SkipResampler(nn.Module):
+    """The least that can carry gaze (arm `skip-only`): one learned vector times a Gaussian around the step's gaze, the
+    same at every layer. No latents, and nothing of the features but their grid.
+
+    The Gaussian is `LocalGazeEncoding`'s of the middle one of its sigmas, pooled over the step's events as there; steps
+    without valid gaze get exactly nothing. The vector starts at zero.
+
+    Args:
+        config: `kind="skip"`; only `layers` and `allow_last_layer` are read.
+        encoding: the `local` gaze encoding.
+        hidden_dim, n_layers: as for GazeResampler.
+
+    Raises:
+        ConfigError: another kind or encoding, or layers the decoder doesn't have.
+    """
+
+    def __init__(
+        self, config: ResamplerConfig, encoding: GazeEncodingConfig, *, hidden_dim: int, n_layers: int
+    ) -> None:
+        super().__init__()
+        if config.kind != "skip":
+            raise ConfigError(f"SkipResampler needs resampler.kind='skip', got {config.kind!r}")
+        self.layers = config.layer_indices(n_layers)
+        sigma = sorted(encoding.sigmas)[len(encoding.sigmas) // 2]
+        self.gaze_encoding = LocalGazeEncoding(replace(encoding, frequencies=1, sigmas=(sigma,)))
+        self.vector = nn.Parameter(torch.zeros(hidden_dim))
+
+    def forward(self, features: Tensor, gaze: GazeBatch) -> Residuals:
+        """As GazeResampler; of `features` (S, K, h, w, any) only the shape is read.
+
+        Raises:
+            InputError: the shapes don't fit each other.
+        """
+        if features.ndim != 5 or len(features) != len(gaze):
+            raise InputError(
+                "features",
+                expected=f"shape (S, K, h, w, any) for {len(gaze)} steps of gaze",
+                found=str(tuple(features.shape)),
+            )
+        bell = self.gaze_encoding(gaze, *features.shape[2:4])[..., self.gaze_encoding.bells]  # (S, P, 1)
+        return Residuals(self.layers, (bell.to(self.vector.dtype) * self.vector)[None], (0,) * len(self.layers))
+
+
+Resampler = GazeResampler | OfficialResampler | SkipResampler
+
+
+def build_resampler(config: GazeQwenConfig, *, feature_dim: int, hidden_dim: int, n_layers: int) -> Resampler:
     """The resampler that a model's config names."""
+    if config.resampler.kind == "skip":
+        return SkipResampler(config.resampler, config.gaze_encoding, hidden_dim=hidden_dim, n_layers=n_layers)
     if config.resampler.kind == "official":
         return OfficialResampler(config.resampler, feature_dim=feature_dim, hidden_dim=hidden_dim, n_layers=n_layers)
     return GazeResampler(

@@ -399,6 +399,8 @@ class Step:
         vjepa_times_s: (M,).
         gaze: what the wearer did in the span.
         partial: made for a question that falls into the middle of a step; lives on that question's fork only.
+        placeholder: the video was not decoded, because what frozen weights make of it is at hand: the frames are zeros
+            of the right size that share one byte. Encoding such a step needs `GazeQwen.encode(frozen=...)`.
     """
 
     frames: np.ndarray
@@ -409,6 +411,7 @@ class Step:
     gaze: GazeEvents
     repeated: bool = False
     partial: bool = False
+    placeholder: bool = False
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[0] != 2 or self.frames.shape[3] != 3:
@@ -424,12 +427,26 @@ class Step:
                 found=f"{len(self.vjepa_frames)} frames, {len(self.vjepa_times_s)} times",
             )
         last = float(self.frame_times_s[-1])
-        if not self.frame_times_s[0] <= last <= self.span_s[1] + 1e-9:
+        if not self.frame_times_s[0] <= last <= self.span_s[1] + 1e-6:
             raise InputError("Step", expected="frame times in order and within span_s", found=f"{self.frame_times_s}")
 
     def without_gaze(self) -> Step:
         """The same step as a tracker that was switched off would have left it."""
         return replace(self, gaze=GazeEvents.none())
+
+    def without_frames(self) -> Step:
+        """The same step as a placeholder: what it costs to keep is its gaze."""
+        return replace(
+            self,
+            frames=blank_frames(self.frames.shape),
+            vjepa_frames=blank_frames(self.vjepa_frames.shape),
+            placeholder=True,
+        )
+
+
+def blank_frames(shape: Sequence[int]) -> np.ndarray:
+    """Zeros of this shape (uint8, read-only) that take one byte of memory."""
+    return np.broadcast_to(np.zeros((), dtype=np.uint8), tuple(shape))
 
 
 @dataclass(frozen=True)
@@ -479,9 +496,11 @@ class Answer:
         gaze_valid_fraction: valid samples / samples in the steps seen; NaN without any sample.
         fixations: per fixation that reached the model {start_s, stop_s, x_norm, y_norm}.
         span_s: first and last moment the answer may rest on.
-        latency_ms: decode, vit, vjepa, resampler, prefill, answer.
+        latency_ms: decode, vit, vjepa, resampler, prefill, answer; cache where frozen features were read from one.
         model, arm: what answered.
         steps, steps_without_gaze, open_fixations: counts behind the answer.
+        evicted_steps: older steps that the answer could not see, but that the steps it saw had seen when they came in
+            (a window, or the stream's budget).
         warnings: anything that makes the answer weaker than it looks (e.g. untrained weights).
     """
 
@@ -501,6 +520,7 @@ class Answer:
     steps: int = 0
     steps_without_gaze: int = 0
     open_fixations: int = 0
+    evicted_steps: int = 0
     detector: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 

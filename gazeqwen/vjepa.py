@@ -165,11 +165,17 @@ class RollingWindow:
 
     def __init__(self, config: FeatureConfig) -> None:
         self._size, self._capacity = config.size_px, config.window_frames
-        self._frames: Tensor | None = None
-        self._newest_s = -math.inf
+        self._frames: Tensor | None = None  # of the newest times
+        self._times_s = np.zeros(0)
 
     def __len__(self) -> int:
         return 0 if self._frames is None else len(self._frames)
+
+    @property
+    def times_s(self) -> np.ndarray:
+        """(<= window_frames,) times of the newest frames, those passed over among them: with a step's own frames they
+        decide what its features are made of."""
+        return self._times_s
 
     def copy(self) -> RollingWindow:
         """An independent window with the same content."""
@@ -177,7 +183,29 @@ class RollingWindow:
 
     def restore(self, other: RollingWindow) -> None:
         """Takes over what `other`, a copy that has gone ahead, holds."""
-        self._frames, self._newest_s = other._frames, other._newest_s
+        self._frames, self._times_s = other._frames, other._times_s
+
+    def pass_over(self, times_s: Sequence[float] | np.ndarray) -> None:
+        """Moves on by frames whose features are known without encoding them. `push` needs frames again: it raises until
+        as many as the window holds have been pushed.
+
+        Raises:
+            InputError: as `push`, for the times.
+        """
+        self._times_s = self._after(times_s)
+        self._frames = None
+
+    def _after(self, times_s: Sequence[float] | np.ndarray) -> np.ndarray:
+        """The newest times once these have come in."""
+        times = np.asarray(times_s, dtype=np.float64).reshape(-1)
+        newest_s = self._times_s[-1] if self._times_s.size else -math.inf
+        if not (times.size and np.isfinite(times).all() and (np.diff(times, prepend=newest_s) > 0).all()):
+            raise InputError(
+                "V-JEPA frame times",
+                expected=f"ascending times after {newest_s:g} s",
+                found=", ".join(f"{t:g}" for t in times[:6]) or "none",
+            )
+        return np.concatenate([self._times_s, times])[-self._capacity :]
 
     def push(self, vjepa_frames: Tensor | np.ndarray, times_s: Sequence[float] | np.ndarray) -> Tensor:
         """Adds a span's frames.
@@ -190,24 +218,42 @@ class RollingWindow:
             (window_frames, size_px, size_px, 3) uint8, ending with the newest frame.
 
         Raises:
+            InputError: wrong shape or dtype, times that do not ascend, or the window would hold frames that were passed
+                over; the window is then unchanged.
+        """
+        ahead = self.copy()
+        ahead.take(vjepa_frames, times_s)
+        kept = ahead._frames
+        if kept is None or len(kept) < len(ahead._times_s):
+            raise InputError(
+                "V-JEPA window",
+                expected=f"the {len(ahead._times_s)} newest frames",
+                found=f"{len(ahead)}: the others were passed over",
+                fix="push the frames from the window's oldest time on",
+            )
+        self.restore(ahead)
+        missing = self._capacity - len(kept)
+        return torch.cat([kept[:1].expand(missing, -1, -1, -1), kept]) if missing else kept
+
+    def take(self, vjepa_frames: Tensor | np.ndarray, times_s: Sequence[float] | np.ndarray) -> None:
+        """Adds a span's frames without looking at the window, so frames passed over before them don't matter.
+
+        Raises:
             InputError: wrong shape or dtype, or times that do not ascend; the window is then unchanged.
         """
         frames = as_frames(vjepa_frames, "V-JEPA frames")
-        times = np.asarray(times_s, dtype=np.float64).reshape(-1)
-        steps = np.diff(times, prepend=self._newest_s)
-        if len(times) != len(frames) or not np.isfinite(times).all() or not (steps > 0).all():
+        times = self._after(times_s)
+        if np.size(times_s) != len(frames):
             raise InputError(
                 "V-JEPA frame times",
-                expected=f"{len(frames)} ascending times after {self._newest_s:g} s",
-                found=", ".join(f"{t:g}" for t in times[:6]) or "none",
+                expected=f"{len(frames)} ascending times, one a frame",
+                found=str(np.size(times_s)),
             )
         planes = frames[-self._capacity :].permute(0, 3, 1, 2)
         kept = F.interpolate(planes, (self._size, self._size), mode="bilinear").permute(0, 2, 3, 1)
         if self._frames is not None:
             kept = torch.cat([self._frames, kept])[-self._capacity :]
-        self._frames, self._newest_s = kept.contiguous(), float(times[-1])
-        missing = self._capacity - len(kept)
-        return torch.cat([kept[:1].expand(missing, -1, -1, -1), kept]) if missing else self._frames
+        self._frames, self._times_s = kept.contiguous(), times
 
 
 def step_features(extractor: FeatureExtractor, steps: Sequence[Step], window: RollingWindow) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,22 @@ from typing import Any
 import numpy as np
 
 from gazeqwen.errors import InputError
-from gazeqwen.types import Fixations, GazeSamples, Step, asof
+from gazeqwen.types import Fixations, GazeSamples, Step, blank_frames
 from stream.fixations import choose, detect
-from stream.steps import CausalIVT, FixationSource, StoredFixations, build_steps
+from stream.steps import (
+    CausalIVT,
+    Cut,
+    FixationSource,
+    FrameSelection,
+    StoredFixations,
+    build_steps,
+    once_each,
+    steps_and_cuts,
+)
 from stream.trackers import read_gaze, recognise
 from stream.trackers.base import FrameSizeNeeded, GazeRecording
 from stream.video import TIME_TOLERANCE_S, Backend, Frame, VideoInfo, frame_times, probe, read_at
+from stream.video_source import size_within
 
 # Formats whose rows are numbered by frame, and the rate of the video they were made for (docs/gaze_formats.md).
 COUNTS_FRAMES_AT_FPS = {"egtea": 24.0, "holoassist": 24.46}
@@ -106,50 +117,136 @@ class Recording:
             InputError: rates or `until_s` out of range; a damaged file, after the readable steps.
         """
         until_s = self.end_s if until_s is None else float(until_s)
-        if not 0 <= until_s <= self.end_s + TIME_TOLERANCE_S:
-            raise InputError(
-                self.path,
-                expected=f"a time within the video (0 to {self.end_s:.3f} s)",
-                found=f"{until_s:g} s",
-                fix="change --at",
-            )
-        if not 0 <= gaze_lag_s < np.inf:
-            raise InputError("gaze_lag_s", expected="seconds >= 0: earlier gaze only", found=str(gaze_lag_s))
-        for name, value in (("fps", fps), ("vjepa_fps", vjepa_fps)):
-            if not (np.isfinite(value) and 0 < value <= 1000):
-                raise InputError(name, expected="frames a second above 0, at most 1000", found=str(value))
+        self._check([until_s], fps, vjepa_fps, gaze_lag_s)
+        selection = FrameSelection(self._frame_times_s, fps, vjepa_fps)
+        asked, for_qwen = selection.until(min(until_s, self.end_s))
+        frames = ((frame, bool(for_qwen[row])) for row, frame in self._read(asked, max_pixels=max_pixels))
         return build_steps(
-            self._frames(fps, vjepa_fps, min(until_s, self.end_s), max_pixels),
+            once_each(frames),
             self.samples.shifted(gaze_lag_s),
             self.fixation_source(lag_s=gaze_lag_s),
             until_s=until_s,
         )
 
-    def _frames(
-        self, fps: float, vjepa_fps: float, until_s: float, max_pixels: int | None
-    ) -> Iterator[tuple[Frame, bool]]:
-        """Each frame once, in order, with whether Qwen gets it (else only V-JEPA does)."""
-        qwen, vjepa = (np.arange(int(np.floor(until_s * rate + 1e-6)) + 1) / rate for rate in (fps, vjepa_fps))
-        # The frame on display at the question's time is decoded too: its gaze is the newest there is.
-        times = np.union1d(np.union1d(qwen, vjepa), [until_s])
-        is_qwen = np.isin(times, qwen)
-        # Nearest, not as-of: at 29.97 fps the frame of second 1 has PTS 1.001, and the one before it would fall into
-        # the temporal position of second 0.5. A nearest frame after `until_s` gives way to the one on display then.
-        pts = self._frame_times_s
-        known = pts[pts <= until_s + TIME_TOLERANCE_S]
-        rows = asof(known, times, tolerance_s=np.inf, method="nearest", on_missing="mark")
-        asked = known[rows] if known.size else times
-        held: Frame | None = None
-        held_for_qwen = False
-        for row, frame in read_at(self.path, asked, max_pixels=max_pixels, backend=self.backend):
-            if held is not None and frame.time_s == held.time_s:
-                held_for_qwen |= bool(is_qwen[row])
-                continue
-            if held is not None:
-                yield held, held_for_qwen
-            held, held_for_qwen = frame, bool(is_qwen[row])
-        if held is not None:
-            yield held, held_for_qwen
+    def steps_for(
+        self,
+        times_s: Sequence[float] | np.ndarray,
+        fps: float = 2.0,
+        *,
+        vjepa_fps: float = 8.0,
+        gaze_lag_s: float = 0.0,
+        max_pixels: int | None = None,
+        decode_from_s: float = 0.0,
+        with_gaze: bool = True,
+    ) -> Iterator[Step | Cut]:
+        """The steps of many questions in one pass: whole steps in order, and at each question's time a `Cut`.
+
+        For every time the whole steps before its Cut, then its tail, equal `steps(until_s=time)` bit for bit. The video
+        is read up to the last time, and no further.
+
+        Args:
+            times_s: the questions' times, ascending; equal ones have a Cut each.
+            fps, vjepa_fps, gaze_lag_s, max_pixels: as `steps`.
+            decode_from_s: steps with a frame before this time are placeholders (`Step.placeholder`), for which nothing
+                is decoded; their times and gaze are the true ones. `np.inf` decodes nothing at all.
+            with_gaze: False leaves it out, for a look ahead at the frames.
+
+        Raises:
+            InputError: as `steps`; times that do not ascend; `decode_from_s` for a file whose frame times can't be read
+                without decoding.
+        """
+        times = np.asarray(times_s, dtype=np.float64).reshape(-1)
+        if (np.diff(times) < 0).any():
+            raise InputError("times_s", expected="ascending seconds", found="a time before the one before it")
+        self._check(times.tolist(), fps, vjepa_fps, gaze_lag_s)
+        if decode_from_s > 0 and not self.frame_times_known:
+            raise InputError(
+                self.path, expected="frame times that can be read without decoding", found="a damaged file"
+            )
+        return steps_and_cuts(
+            partial(self._read, max_pixels=max_pixels, decode_from_s=decode_from_s),
+            FrameSelection(self._frame_times_s, fps, vjepa_fps),
+            self.samples.shifted(gaze_lag_s) if with_gaze else GazeSamples.build([], []),
+            self.fixation_source(lag_s=gaze_lag_s) if with_gaze else StoredFixations(Fixations.empty()),
+            times_s=times.tolist(),
+            end_s=self.end_s,
+        )
+
+    def with_frames(self, step: Step, *, max_pixels: int | None = None) -> Step:
+        """A placeholder with the frames it stands for.
+
+        Raises:
+            InputError: the file has no frames at its times.
+        """
+        times_s = np.union1d(step.frame_times_s, step.vjepa_times_s)
+        images = dict(zip(times_s.tolist(), self.images_at(times_s, max_pixels=max_pixels), strict=True))
+        return replace(
+            step,
+            frames=np.stack([images[time_s] for time_s in step.frame_times_s.tolist()]),
+            vjepa_frames=np.stack([images[time_s] for time_s in step.vjepa_times_s.tolist()]),
+            placeholder=False,
+        )
+
+    def images_at(self, times_s: np.ndarray, *, max_pixels: int | None = None) -> list[np.ndarray]:
+        """The frames of exactly these times, ascending.
+
+        Raises:
+            InputError: there are none.
+        """
+        images = []
+        for row, frame in self._read(times_s, max_pixels=max_pixels):
+            if frame.time_s != times_s[row]:
+                raise InputError(
+                    self.path, expected=f"a frame at {times_s[row]:.6f} s", found=f"one at {frame.time_s:.6f} s"
+                )
+            images.append(frame.image)
+        return images
+
+    @property
+    def frame_times_known(self) -> bool:
+        """All frames' times can be read without decoding: the file is not damaged."""
+        return self._frame_times_s.size > 0
+
+    def _check(self, times_s: Sequence[float], fps: float, vjepa_fps: float, gaze_lag_s: float) -> None:
+        for time_s in times_s:
+            if not 0 <= time_s <= self.end_s + TIME_TOLERANCE_S:
+                raise InputError(
+                    self.path,
+                    expected=f"a time within the video (0 to {self.end_s:.3f} s)",
+                    found=f"{time_s:g} s",
+                    fix="change --at",
+                )
+        if not 0 <= gaze_lag_s < np.inf:
+            raise InputError("gaze_lag_s", expected="seconds >= 0: earlier gaze only", found=str(gaze_lag_s))
+        for name, value in (("fps", fps), ("vjepa_fps", vjepa_fps)):
+            if not (np.isfinite(value) and 0 < value <= 1000):
+                raise InputError(name, expected="frames a second above 0, at most 1000", found=str(value))
+
+    def _read(
+        self, asked_s: np.ndarray, *, max_pixels: int | None = None, decode_from_s: float = 0.0
+    ) -> Iterator[tuple[int, Frame]]:
+        """(row, the frame on display at that time); before `decode_from_s` with a blank image."""
+        known = self._frame_times_s
+        first = int(np.searchsorted(asked_s, decode_from_s, side="left")) if known.size else 0
+        if first:
+            blank = blank_frames((*self._frame_size_px(max_pixels), 3))
+            ends = np.append(known[1:], self.end_s)
+            for row, time_s in enumerate(asked_s[:first].tolist()):
+                yield row, Frame(time_s, float(ends[np.searchsorted(known, time_s)]) - time_s, blank)
+        if first == len(asked_s):
+            return
+        for row, frame in read_at(self.path, asked_s[first:], max_pixels=max_pixels, backend=self.backend):
+            if known.size and frame.time_s == known[-1]:  # from the packet, as without decoding
+                frame = replace(frame, duration_s=self.end_s - frame.time_s)
+            yield first + row, frame
+
+    def _frame_size_px(self, max_pixels: int | None) -> tuple[int, int]:
+        """(height, width) of decoded frames."""
+        height, width = self.info.height_px, self.info.width_px
+        if self.info.rotation_deg in (90, 270):  # frames are scaled as stored, then turned
+            return size_within(height, width, max_pixels)
+        width, height = size_within(width, height, max_pixels)
+        return height, width
 
 
 def open_recording(

@@ -7,21 +7,49 @@ and `watch` build on this class.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from types import EllipsisType
+from typing import Any, Literal
 
 import numpy as np
 
 from gazeqwen import prompts
-from gazeqwen.arms import Arm, get_arm
+from gazeqwen.arms import Arm, get_arm, salience_frames
 from gazeqwen.errors import ConfigError, FutureDataError, InputError
+from gazeqwen.frozen import Frozen
 from gazeqwen.model import GazeQwen
 from gazeqwen.official import pick_fps
 from gazeqwen.state import StepRecord, StreamState
-from gazeqwen.types import Answer, Fixations, Question, Step
+from gazeqwen.types import Answer, Fixations, GazeEvents, Question, Step
+from gazeqwen.vjepa import RollingWindow
+from stream.evidence import evidence
+from stream.steps import Cut
 
 CHUNK_STEPS = 16
-SAME_FIXATION_S, SAME_FIXATION_NORM = 0.1, 0.1  # parts of one fixation in neighbouring steps are closer than this
+
+# (steps, V-JEPA's state before them, milliseconds by part) -> what `GazeQwen.frozen` makes of them. Moves the state on,
+# and adds its own time: to "cache" where it reads instead of computing.
+FrozenSource = Callable[[Sequence[Step], RollingWindow | None, dict[str, float]], Frozen]
+
+
+@dataclass(frozen=True, eq=False)
+class _Tail:
+    """The partial step once it is encoded, with V-JEPA's state after it and the time it took."""
+
+    frozen: Frozen
+    window: RollingWindow | None
+    latency_ms: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """What a question sees: a state of its own, the steps it may name as seen, whether the window was refilled."""
+
+    state: StreamState
+    records: list[StepRecord]
+    refilled: bool
 
 
 class StreamSession:
@@ -29,16 +57,23 @@ class StreamSession:
 
     Args:
         model: shared between sessions; holds nothing of this stream.
-        window_s: what a question may see, counted back from its time; None for everything appended. Older steps are
-            evicted on the question's fork. The steps that stay have seen the older ones when they came in, so an answer
-            under `window_s` is not that of a stream that started then (DESIGN 6).
+        window_s: what a question may see, counted back from its time; None for everything that is held.
+        window: how older steps are hidden from a question. "evict": they are evicted on its fork; the steps that stay
+            have seen them when they came in, so an answer is not that of a stream that started then (DESIGN 6).
+            "refill": the window's steps are prefilled afresh for the question, from what the frozen weights made of
+            them, which is kept for `window_s`. Nothing of the answer then rests on older steps but this: V-JEPA's
+            features of the window's first `window_frames / fps` seconds (2 by default) saw the frames before it.
+        budget_steps: the stream keeps its text and at most this many of the newest whole steps; older ones are evicted
+            as steps come in, up to CHUNK_STEPS at once. None keeps all.
         arm: how gaze reaches the model (`gazeqwen.arms.ARMS`).
         detector: {"detector": name, "parameters": {...}} of the fixations in the steps, for the answer's record.
         fixations: the recording's scanpath, needed under compat="official" only.
         gaze_lag_s: how much later than recorded the steps' gaze is (`Recording.steps`); the arm says how much it must.
+        frozen: where the frozen weights' part comes from; default: the model. Not under compat="official", whose
+            features are those of a whole clip.
 
     Raises:
-        ConfigError: no such arm.
+        ConfigError: no such arm or window, or options that don't go together.
     """
 
     def __init__(
@@ -46,14 +81,24 @@ class StreamSession:
         model: GazeQwen,
         *,
         window_s: float | None = None,
+        window: Literal["evict", "refill"] = "evict",
+        budget_steps: int | None = None,
         arm: Arm | str = "inject",
         detector: Mapping[str, Any] | None = None,
         fixations: Fixations | None = None,
         gaze_lag_s: float = 0.0,
+        frozen: FrozenSource | None = None,
     ) -> None:
-        if window_s is not None and not window_s > 0:
-            raise ConfigError(f"window_s: seconds above 0, or None for everything, got {window_s}")
-        self.model, self.window_s = model, window_s
+        _require_window(window_s)
+        if window not in ("evict", "refill"):
+            raise ConfigError(f"window: 'evict' or 'refill', got {window!r}")
+        if window == "refill" and window_s is None:
+            raise ConfigError("window='refill' needs window_s: what a question may see, which is what is kept")
+        if budget_steps is not None and budget_steps < 1:
+            raise ConfigError(f"budget_steps: at least 1, or None for all, got {budget_steps}")
+        if model.official and frozen is not None:
+            raise ConfigError("compat='official' encodes a clip as a whole: it takes no frozen=")
+        self.model, self.window_s, self.window, self.budget_steps = model, window_s, window, budget_steps
         self.arm = get_arm(arm)
         if gaze_lag_s != self.arm.gaze_lag_s:
             raise ConfigError(
@@ -64,8 +109,15 @@ class StreamSession:
             raise ConfigError("compat='official' reads the scanpath, not the steps' gaze: pass fixations=")
         self.detector = dict(detector or {})
         self.state: StreamState = model.start(arm=self.arm, fixations=fixations)
+        self._source: FrozenSource = frozen or self._encode
+        self._newest_s = -np.inf
+        self._size_px: tuple[int, int] | None = None  # (width, height) of the frames
         self._tail: Step | None = None
+        self._tail_made: _Tail | None = None
+        self._cut: Cut | None = None
         self._held: list[Step] = []  # compat="official" encodes a clip as a whole, at the question
+        self._kept: deque[tuple[Step, Frozen]] = deque()  # window="refill"
+        self._seen: tuple[tuple[float, float | None], _View] | None = None  # by (time, window_s)
         self._decode_ms = 0.0
 
     @classmethod
@@ -114,43 +166,103 @@ class StreamSession:
 
     def extend(self, steps: Iterable[Step], *, progress: Callable[[int], Any] | None = None) -> None:
         """Steps in order, many to a forward; the same as one at a time. Waiting for them counts as decoding time."""
+        for _ in self.follow(steps, progress=progress):
+            pass
+
+    def follow(self, stream: Iterable[Step | Cut], *, progress: Callable[[int], Any] | None = None) -> Iterator[Cut]:
+        """Takes in the steps of `Recording.steps_for` and stops at each Cut: ask then, the session is `at` it.
+
+        Steps go in at most CHUNK_STEPS at once and always up to a Cut, so what is computed together depends on the
+        times given to `steps_for` alone, not on which of the questions are asked.
+
+        Args:
+            progress: called with the number of steps that have just gone in.
+        """
         chunk: list[Step] = []
-        source = iter(steps)
+        source = iter(stream)
         while True:
             began = time.perf_counter()
-            step = next(source, None)
+            item = next(source, None)
             self._decode_ms += (time.perf_counter() - began) * 1000
-            if step is not None:
-                chunk.append(step)
-            if chunk and (step is None or len(chunk) == CHUNK_STEPS):
+            if isinstance(item, Step):
+                chunk.append(item)
+            if chunk and (not isinstance(item, Step) or len(chunk) == CHUNK_STEPS):
                 self._take(chunk)
                 if progress is not None:
                     progress(len(chunk))
                 chunk = []
-            if step is None:
+            if item is None:
                 return
+            if isinstance(item, Cut):
+                self.at(item)
+                yield item
+
+    def at(self, cut: Cut) -> None:
+        """The stream at a question's time, its whole steps being in: questions see the Cut's tail, until the next one.
+
+        Raises:
+            InputError: the tail is no partial step, or does not come after the steps.
+            FutureDataError: the Cut lies before something that is already in the stream.
+        """
+        tail = cut.tail
+        if tail is not None and not (tail.partial and self._newest_s < tail.span_s[1] <= cut.t_s + 1e-6):
+            raise InputError(
+                "cut", expected=f"a partial step after {self._newest_s:.3f} s", found=f"one until {tail.span_s[1]:.3f}"
+            )
+        if cut.t_s < self._newest_s - 1e-6:
+            raise FutureDataError(f"a cut at {cut.t_s:.3f} s, but the stream holds {self._newest_s:.3f} s already")
+        if cut is not self._cut:
+            self._set_tail(tail)
+            self._cut = cut
+
+    def _set_tail(self, tail: Step | None) -> None:
+        self._tail, self._tail_made, self._seen, self._cut = tail, None, None, None
+        if tail is not None:
+            self._size_px = (tail.frames.shape[2], tail.frames.shape[1])
 
     def _take(self, steps: Sequence[Step]) -> None:
         if any(step.partial for step in steps[:-1]):
             raise InputError("steps", expected="a partial step only as the last one", found="one with steps after it")
         whole = [step for step in steps if not step.partial]
-        newest_s = self.newest_s
+        newest_s = self._newest_s
         for step in steps:  # before anything is taken, so that a refused step changes nothing
             if step.span_s[1] <= newest_s:
                 raise InputError(
                     "step", expected=f"a step after {newest_s:.3f} s", found=f"one until {step.span_s[1]:.3f} s"
                 )
             newest_s = step.span_s[1]
-        if self.model.official:
-            self._held += whole
-        elif whole:
-            self.model.append(self.state, whole)
-        self._tail = steps[-1] if steps[-1].partial else None
+        if whole:
+            self._take_whole(whole)
+        self._set_tail(steps[-1] if steps[-1].partial else None)
+
+    def _take_whole(self, steps: Sequence[Step]) -> None:
+        if not self.arm.video:
+            pass  # time goes on, and that is all
+        elif self.model.official:
+            self._held += steps
+            if self.budget_steps is not None:
+                del self._held[: -self.budget_steps]
+        else:
+            self._seen = None  # a copy of the cache less while the next one grows
+            window = None if self.state.window is None else self.state.window.copy()
+            frozen = self._source(steps, window, self.state.latency_ms)
+            self.model.append(self.state, steps, frozen=frozen, window=window)
+            if self.budget_steps is not None:
+                self.state.evict([record.id for record in self.state.steps[: -self.budget_steps]])
+            if self.window == "refill":
+                self._kept.extend((step.without_frames(), frozen[s : s + 1]) for s, step in enumerate(steps))
+        self._newest_s = steps[-1].span_s[1]
+        self._size_px = (steps[-1].frames.shape[2], steps[-1].frames.shape[1])
+        while self._kept and self._kept[0][0].span_s[1] <= self._newest_s - (self.window_s or np.inf):
+            self._kept.popleft()
+
+    def _encode(self, steps: Sequence[Step], window: RollingWindow | None, latency_ms: dict[str, float]) -> Frozen:
+        return self.model.frozen(steps, arm=self.arm, window=window, latency_ms=latency_ms)
 
     @property
     def newest_s(self) -> float:
         """End of the newest whole step's span; -inf before the first."""
-        return self._held[-1].span_s[1] if self._held else self.state.newest_s
+        return self._newest_s
 
     # -- what goes out -------------------------------------------------------------------------------------------------
 
@@ -160,115 +272,181 @@ class StreamSession:
         options: Sequence[str],
         *,
         at_s: float | None = None,
+        window_s: float | EllipsisType | None = ...,
         scoring: prompts.Scoring = "letters",
+        prompt: str | None = None,
     ) -> Answer:
         """The likeliest option with its evidence.
 
         Args:
-            at_s: the question's time; default: the newest moment the stream knows.
+            at_s: the question's time; default: the Cut's, or the newest moment the stream knows.
+            window_s: what this question may see, instead of the session's; under window="refill" at most that.
             scoring: "letters" or "likelihood" (see `GazeQwen.score`).
+            prompt: the complete user text instead of ours (see `GazeQwen.score`).
 
         Raises:
             FutureDataError: `at_s` lies before something that is already in the stream.
             InputError: nothing was appended, or the options are no 2 to 26.
+            ConfigError: a window that is no window, or longer than what is kept for it.
         """
         asked = Question(question, self._time(at_s), tuple(options))
         if not asked.options:
             raise InputError("options", expected="2 to 26 options", found="none", fix="use ask() for free text")
-        fork = self._fork(asked.t_s)
-        logprobs = self.model.score(fork, asked.text, asked.options, scoring=scoring).cpu().numpy()
+        view = self._view(asked.t_s, window_s)
+        logprobs = self.model.score(view.state, asked.text, asked.options, scoring=scoring, prompt=prompt).cpu().numpy()
         best = int(np.argmax(logprobs))
         texts = prompts.strip_letters(asked.options)
         named = {option: float(value) for option, value in zip(_distinct(texts), logprobs, strict=True)}
-        return self._answer(fork, asked, text=texts[best], letter=prompts.letters(len(texts))[best], logprobs=named)
+        letter = prompts.letters(len(texts))[best]
+        return self._answer(view, asked, text=texts[best], letter=letter, logprobs=named)
 
-    def yes_no(self, question: str, *, at_s: float | None = None) -> Answer:
+    def yes_no(
+        self,
+        question: str,
+        *,
+        at_s: float | None = None,
+        window_s: float | EllipsisType | None = ...,
+        prompt: str | None = None,
+    ) -> Answer:
         """ "Yes" or "No", with the log-probability of each: what a proactive check asks again and again.
 
-        Raises:
-            FutureDataError, InputError: as `choose`.
+        Args and raises as `choose`.
         """
         asked = Question(question, self._time(at_s))
-        fork = self._fork(asked.t_s)
-        logprobs = self.model.score(fork, asked.text, prompts.YES_NO, scoring="yes_no").tolist()
+        view = self._view(asked.t_s, window_s)
+        logprobs = self.model.score(view.state, asked.text, prompts.YES_NO, scoring="yes_no", prompt=prompt).tolist()
         named: dict[str, float] = dict(zip(prompts.YES_NO, logprobs, strict=True))
-        return self._answer(fork, asked, text=max(named, key=lambda word: named[word]), letter=None, logprobs=named)
+        text = max(named, key=lambda word: named[word])
+        return self._answer(view, asked, text=text, letter=None, logprobs=named)
 
     def ask(self, question: str, *, at_s: float | None = None, max_new_tokens: int = 64) -> Iterator[str]:
         """Pieces of a free-text answer as they come; `answer` collects them with their evidence."""
         asked = Question(question, self._time(at_s))
-        return self.model.generate(self._fork(asked.t_s), asked.text, max_new_tokens=max_new_tokens)
+        return self.model.generate(self._view(asked.t_s).state, asked.text, max_new_tokens=max_new_tokens)
 
-    def answer(self, question: str, *, at_s: float | None = None, max_new_tokens: int = 64) -> Answer:
-        """A free-text answer with its evidence."""
+    def answer(
+        self,
+        question: str,
+        *,
+        at_s: float | None = None,
+        window_s: float | EllipsisType | None = ...,
+        max_new_tokens: int = 64,
+        prompt: str | None = None,
+    ) -> Answer:
+        """A free-text answer with its evidence. Args and raises as `choose`."""
         asked = Question(question, self._time(at_s))
-        fork = self._fork(asked.t_s)
-        text = "".join(self.model.generate(fork, asked.text, max_new_tokens=max_new_tokens))
-        return self._answer(fork, asked, text=text.strip(), letter=None, logprobs={})
+        view = self._view(asked.t_s, window_s)
+        text = "".join(self.model.generate(view.state, asked.text, max_new_tokens=max_new_tokens, prompt=prompt))
+        return self._answer(view, asked, text=text.strip(), letter=None, logprobs={})
 
     def _time(self, at_s: float | None) -> float:
-        newest = self._tail.span_s[1] if self._tail is not None else self.newest_s
+        newest = self._tail.span_s[1] if self._tail is not None else self._newest_s
         if not np.isfinite(newest):
             raise InputError(
                 "session", expected="at least one step before a question", found="none", fix="append steps first"
             )
         if at_s is None:
-            return newest
+            return newest if self._cut is None else self._cut.t_s
         if at_s < newest - 1e-6:
             raise FutureDataError(
                 f"a question at {at_s:.3f} s, but the stream already holds what came up to {newest:.3f} s"
             )
         return at_s
 
-    def _fork(self, at_s: float) -> StreamState:
-        """What the question sees: the stream's steps, the partial one, and nothing older than the window."""
-        fork = self.state.fork()
+    def _view(self, at_s: float, window_s: float | EllipsisType | None = ...) -> _View:
+        """What the question sees. Questions of one time and window share the work; each answer's latencies hold it."""
+        if isinstance(window_s, EllipsisType):
+            window_s = self.window_s
+        _require_window(window_s)
+        if self.window == "refill" and window_s is not None and window_s > (self.window_s or np.inf):
+            raise ConfigError(f"window_s: at most {self.window_s:g} s are kept for refilling, got {window_s:g}")
+        asked = (at_s, window_s)
+        if self._seen is None or self._seen[0] != asked:
+            self._seen = None
+            self._seen = (asked, self._see(at_s, window_s))
+        shared = self._seen[1]
+        return replace(shared, state=shared.state.fork())
+
+    def _see(self, at_s: float, window_s: float | None) -> _View:
+        """The stream's steps, the partial one, and nothing older than the window."""
+        oldest_s = -np.inf if window_s is None else at_s - window_s
+        hidden = [record.id for record in self.state.steps if record.span_s[1] <= oldest_s]
+        refilled = self.window == "refill" and window_s is not None and bool(hidden or self.state.evicted)
+        fork = self._refilled(oldest_s) if refilled else self.state.fork()
         fork.latency_ms.setdefault("decode", self._decode_ms)
-        oldest_s = -np.inf if self.window_s is None else at_s - self.window_s
-        steps = [*self._held, *([] if self._tail is None else [self._tail])]
-        steps = [step for step in steps if step.span_s[1] > oldest_s]
-        if steps:
-            self.model.append(fork, steps)
+        if self.arm.video:
+            held = [step for step in self._held if step.span_s[1] > oldest_s]
+            tail = self._tail if self._tail is not None and self._tail.span_s[1] > oldest_s else None
+            if self.model.official:
+                if steps := [*held, *([] if tail is None else [tail])]:
+                    self.model.append(fork, steps)
+            elif tail is not None:
+                self._append_tail(fork, tail)
         fork.evict([record.id for record in fork.steps if record.span_s[1] <= oldest_s])
-        return fork
+        records = fork.steps
+        if self.arm.salience and records:
+            self._show_salience(fork, records, at_s)
+        return _View(fork, records, refilled)
+
+    def _append_tail(self, fork: StreamState, tail: Step) -> None:
+        if self._tail_made is None:
+            window = None if self.state.window is None else self.state.window.copy()
+            clock: dict[str, float] = {}
+            self._tail_made = _Tail(self._source([tail], window, clock), window, clock)
+        made = self._tail_made
+        for part, ms in made.latency_ms.items():
+            fork.latency_ms[part] = fork.latency_ms.get(part, 0.0) + ms
+        self.model.append(fork, [tail], frozen=made.frozen, window=made.window)
+
+    def _refilled(self, oldest_s: float) -> StreamState:
+        """A stream that begins with the first step within the window."""
+        fresh = self.model.start(arm=self.arm, fixations=self.state.fixations)
+        fresh.latency_ms = dict(self.state.latency_ms)
+        kept = [(step, frozen) for step, frozen in self._kept if step.span_s[1] > oldest_s]
+        for first in range(0, len(kept), CHUNK_STEPS):
+            steps, parts = zip(*kept[first : first + CHUNK_STEPS], strict=True)
+            self.model.append(fresh, steps, frozen=Frozen.cat(parts))
+        return fresh
+
+    def _show_salience(self, fork: StreamState, records: Sequence[StepRecord], at_s: float) -> None:
+        """The arm `heatmap`: after the video, a picture of where the wearer looked. It is no frame of the video."""
+        assert self._size_px is not None
+        picture = salience_frames(records, self._size_px, at_s)
+        self.model.append_text(fork, prompts.SALIENCE)
+        now_s = np.array([fork.newest_s])
+        step = Step(
+            frames=picture,
+            frame_times_s=now_s.repeat(2),
+            span_s=(fork.newest_s, max(at_s, fork.newest_s + 1e-6)),
+            vjepa_frames=picture[:1],
+            vjepa_times_s=now_s,
+            gaze=GazeEvents.none(),
+            repeated=True,
+            partial=True,
+        )
+        self.model.append(fork, [step])
 
     def _answer(
-        self, fork: StreamState, asked: Question, *, text: str, letter: str | None, logprobs: Mapping[str, float]
+        self,
+        view: _View,
+        asked: Question,
+        *,
+        text: str,
+        letter: str | None,
+        logprobs: Mapping[str, float],
     ) -> Answer:
-        records, reaches = fork.steps, self._gaze_reaches()
-        samples = (
-            np.concatenate([record.gaze.sample_valid for record in records]) if records else np.zeros(0, dtype=bool)
-        )
-        used = [record.gaze.sample_t_s[record.gaze.sample_used] for record in records]
         return Answer(
             text=text,
             letter=letter,
             option_logprobs=logprobs,
-            frame_times_s=tuple(_frame_times(records)),
-            gaze_times_s=tuple(float(t) for times in used for t in times) if reaches else (),
-            gaze_valid_fraction=float(samples.mean()) if samples.size else float("nan"),
-            fixations=tuple(_fixations(records)) if reaches else (),
-            # + 0.0: a span starts a hair before its first frame, and -0.0 is no time to show
-            span_s=(round(records[0].span_s[0], 5) + 0.0, float(records[-1].span_s[1]))
-            if records
-            else (asked.t_s, asked.t_s),
-            latency_ms={
-                part: fork.latency_ms.get(part, 0.0)
-                for part in ("decode", "vit", "vjepa", "resampler", "prefill", "answer")
-            },
+            **evidence(view.records, view.state, t_s=asked.t_s),
             model=self.model.config.name,
             arm=self.arm.name,
             question=asked.text,
             t_s=asked.t_s,
-            steps=len(records),
-            steps_without_gaze=sum(not record.gaze.any_valid for record in records),
-            open_fixations=records[-1].gaze.open_fixations if records else 0,
             detector=self.detector,
-            warnings=(*self.warnings(records), *_window_warning(fork)),
+            warnings=(*self.warnings(view.records), *self._window_warnings(view)),
         )
-
-    def _gaze_reaches(self) -> bool:
-        return self.arm.name in ("inject", "lagged", "text", "marker")
 
     def warnings(self, records: Sequence[StepRecord] | None = None) -> tuple[str, ...]:
         """Everything that makes an answer weaker than it looks."""
@@ -286,48 +464,27 @@ class StreamSession:
             if differ:
                 found.append(f"fixation parameters differ from the model's: {', '.join(sorted(differ))}")
         records = self.state.steps if records is None else records
-        if self._gaze_reaches() and records and not any(record.gaze.any_valid for record in records):
+        if self.arm.gaze_reaches and records and not any(record.gaze.any_valid for record in records):
             found.append("no valid gaze in anything the model saw")
         return tuple(found)
 
+    def _window_warnings(self, view: _View) -> Iterator[str]:
+        features, no_longer_held = self.model.config.features, 0 if view.refilled else len(self.state.evicted)
+        if hidden := len(view.state.evicted) - no_longer_held:
+            yield f"the steps kept have seen {hidden} older ones that the window hides"
+        if no_longer_held:
+            yield f"the steps kept have seen {no_longer_held} older ones that are no longer held"
+        if view.refilled and self.state.window is not None:
+            before_s = features.window_frames / features.fps
+            yield f"V-JEPA features of the window's first {before_s:g} s saw frames before it"
 
-def _window_warning(fork: StreamState) -> tuple[str, ...]:
-    if not fork.evicted:
-        return ()
-    return (f"the steps kept have seen {len(fork.evicted)} older ones that the window hides",)
+
+def _require_window(window_s: float | None) -> None:
+    if window_s is not None and not window_s > 0:
+        raise ConfigError(f"window_s: seconds above 0, or None for everything, got {window_s}")
 
 
 def _distinct(texts: Sequence[str]) -> list[str]:
     """Options as dictionary keys: a text that occurs twice gets its letter."""
     letters = prompts.letters(len(texts))
     return [f"{letter}. {text}" if texts.count(text) > 1 else text for letter, text in zip(letters, texts, strict=True)]
-
-
-def _frame_times(records: Sequence[StepRecord]) -> Iterator[float]:
-    for record in records:
-        yield from (float(t) for t in (record.frame_times_s[:1] if record.repeated else record.frame_times_s))
-
-
-def _fixations(records: Sequence[StepRecord]) -> list[dict[str, float]]:
-    """The fixations that reached the model; one that lasted over several steps is one entry.
-
-    A running detector ends an open fixation at its newest sample and moves its centre with every one, so the parts are
-    joined by place and time: the later one fills its step from the start, and the newest centre is shown.
-    """
-    found: list[dict[str, float]] = []
-    for record in records:
-        gaze = record.gaze
-        for row in np.flatnonzero(gaze.is_fixation & gaze.valid):
-            (x, y), stop_s = gaze.xy_norm[row], float(gaze.t_s[row])
-            start_s = stop_s - float(gaze.duration_s[row])
-            last = found[-1] if found else None
-            if (
-                last is not None
-                and start_s - record.span_s[0] < 1e-3
-                and start_s - last["stop_s"] < SAME_FIXATION_S
-                and np.hypot(x - last["x_norm"], y - last["y_norm"]) < SAME_FIXATION_NORM
-            ):
-                last |= {"stop_s": stop_s, "x_norm": float(x), "y_norm": float(y)}
-            else:
-                found.append({"start_s": start_s, "stop_s": stop_s, "x_norm": float(x), "y_norm": float(y)})
-    return found

@@ -111,9 +111,10 @@ def frame_times(path: str | Path) -> np.ndarray:
         InputError: as `probe`; a damaged packet.
     """
     with closing(PyavSource(_existing_file(path))) as source:
-        first, tick_s = source.first_pts, source.tick_s
+        first, base = source.first_pts, source.stream.time_base
         ticks = sorted(pts for pts, _ in source.packets(from_start=True) if pts >= first)
-    return (np.array(ticks, dtype=np.float64) - first) * tick_s
+    # rounded once, as `Frame.time_s` is: a frame's time is the same number from both
+    return (np.array(ticks, dtype=np.int64) - first) * base.numerator / base.denominator
 
 
 def iter_frames(

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from gazeqwen import GazeQwen, prompts
+from gazeqwen.config import FeatureConfig, GazeEncodingConfig, GazeQwenConfig, ResamplerConfig, VJEPAConfig
 from gazeqwen.model import Example
 from gazeqwen.state import StreamState
 from gazeqwen.types import GazeEvents, Question, Step
+from gazeqwen.vjepa import build_extractor
 
 WIDE, SQUARE = (84, 168), (112, 112)  # (height, width) px: 3 x 6 and 4 x 4 video tokens
 QUESTION = "Which object am I looking at?"
@@ -68,6 +70,28 @@ def with_residuals(model: GazeQwen, *, seed: int = 1) -> GazeQwen:
 def moved_tiny() -> GazeQwen:
     """The tiny model with residuals that change its answers. Shared: no test may change it."""
     return with_residuals(GazeQwen.from_pretrained("tiny"))
+
+
+@cache
+def official_tiny() -> GazeQwen:
+    """The published module and rules (compat="official") at tiny size. Shared: no test may change it."""
+    tiny = moved_tiny()
+    config = GazeQwenConfig(
+        name="tiny-official",
+        compat="official",
+        preprocess=tiny.config.preprocess,
+        features=FeatureConfig(
+            vjepa=VJEPAConfig(dim=24, depth=4, heads=2, mlp_dim=48, hierarchical_layers=(0, 1, 2, 3)),
+            size_px=64,
+            tubelets_per_step=8,
+        ),
+        gaze_encoding=GazeEncodingConfig(name="official"),
+        resampler=ResamplerConfig(
+            kind="official", dim=16, latents=4, blocks=2, heads=1, layers=(0, 1, 2, 3), allow_last_layer=True
+        ),
+    )
+    extractor = build_extractor(config.features)
+    return with_residuals(GazeQwen(config, vlm=tiny.vlm, tokenizer=tiny.tokenizer, extractor=extractor))
 
 
 def example(steps: Sequence[Step], *, target: str | None = None, question: str = QUESTION) -> Example:

@@ -12,6 +12,7 @@ from torch import Tensor
 from gazeqwen import GazeQwen, prompts
 from gazeqwen.arms import ARMS
 from gazeqwen.errors import ConfigError, InputError
+from gazeqwen.frozen import EncodedSteps, Frozen
 from gazeqwen.injection import inject
 from gazeqwen.model import Example
 from gazeqwen.official import LORA_TARGETS
@@ -25,6 +26,7 @@ from tests.made_steps import (
     held,
     made_steps,
     moved_tiny,
+    official_tiny,
     same_bits,
     with_residuals,
 )
@@ -508,3 +510,90 @@ def test_fixations_are_for_the_official_rules_only(model: GazeQwen) -> None:
     item = example(steps)
     assert torch.equal(logits_of(model, replace(item, fixations=fixations)), logits_of(model, item))
     assert np.isfinite(logits_of(model, item).numpy()).all()
+
+
+# -- what never changes ------------------------------------------------------------------------------------------------
+
+
+def residuals_of(model: GazeQwen, encoded: EncodedSteps) -> list[Tensor]:
+    assert encoded.residuals is not None
+    return [encoded.residuals.for_layer(layer) for layer in encoded.residuals.layers]
+
+
+def test_encoding_from_frozen_features_is_encoding(model: GazeQwen) -> None:
+    steps, later = made_steps(3), made_steps(2, start_s=3.0, seed=4)
+    windows = model.new_window(), model.new_window()
+    for run in (steps, later):
+        plain = model.encode(run, window=windows[0])
+        frozen = model.frozen(run, window=windows[1])
+        clock: dict[str, float] = {}
+        again = model.encode(run, frozen=frozen, latency_ms=clock)
+        assert torch.equal(again.visual, plain.visual) and (again.h, again.w) == (plain.h, plain.w)
+        for a, b in zip(residuals_of(model, again), residuals_of(model, plain), strict=True):
+            assert torch.equal(a, b)
+        assert set(clock) == {"resampler"}
+    assert windows[0].times_s.tolist() == windows[1].times_s.tolist() and windows[0].times_s[-1] == 4.75
+    blank = [step.without_frames() for step in later]
+    placed = model.encode(blank, frozen=frozen)
+    assert all(torch.equal(a, b) for a, b in zip(residuals_of(model, placed), residuals_of(model, plain), strict=True))
+    assert model.frozen(steps, arm="none").features is None
+    assert torch.equal(model.frozen(steps, arm="none").visual, model.frozen(steps).visual)
+    assert not torch.equal(model.frozen(steps, arm="marker").visual, model.frozen(steps).visual)
+    assert not model.frozen(steps).visual.requires_grad
+
+
+def test_frozen_features_in_runs_are_those_of_the_stream(model: GazeQwen) -> None:
+    steps = made_steps(4)
+    plain, ours = model.start(), model.start()
+    window = model.new_window()
+    for run in (steps[:3], steps[3:]):
+        model.append(plain, run)
+        frozen = model.frozen(run, window=window)
+        model.append(ours, run, frozen=frozen, window=window.copy())
+    assert same_bits(held(plain), held(ours))
+    whole = model.frozen(steps)
+    parts = Frozen.cat([whole[:1], whole[1:4]])
+    assert torch.equal(parts.visual, whole.visual) and len(parts) == 4
+    with pytest.raises(InputError, match="one grid"):
+        Frozen.cat([whole, model.frozen(made_steps(1, size_px=SQUARE))])
+
+
+def test_frozen_features_of_other_steps_are_refused(model: GazeQwen) -> None:
+    steps = made_steps(2)
+    frozen = model.frozen(steps)
+    with pytest.raises(InputError, match="expected 1 steps, found 2"):
+        model.encode(steps[:1], frozen=frozen)
+    with pytest.raises(InputError, match="V-JEPA features for arm 'inject'"):
+        model.encode(steps, frozen=model.frozen(steps, arm="none"))
+    blank = [step.without_frames() for step in steps]
+    assert blank[0].frames.nbytes > 1000 and not any(blank[0].frames.strides)  # all of one byte
+    for call in (model.frozen, model.encode):
+        with pytest.raises(InputError, match="found placeholders"):
+            call(blank)
+
+
+def test_frames_passed_over_are_missed_when_they_are_needed(model: GazeQwen) -> None:
+    steps = made_steps(5)
+    state = model.start()
+    model.append(state, steps[:2], frozen=model.frozen(steps[:2]))
+    before = held(state)
+    with pytest.raises(InputError, match="passed over"):
+        model.append(state, steps[2:3])
+    assert same_bits(before, held(state))
+    assert state.window is not None and len(state.window) == 0
+    for step in steps[2:4]:  # two spans of four frames fill a window of eight
+        state.window.take(step.vjepa_frames, step.vjepa_times_s)
+    whole = model.frozen(steps)
+    assert whole.features is not None
+    alone = model.frozen(steps[4:], window=state.window).features
+    assert alone is not None
+    torch.testing.assert_close(alone, whole.features[4:], atol=1e-5, rtol=0.0)
+
+
+def test_the_published_clip_is_frozen_as_a_whole() -> None:
+    official = official_tiny()
+    steps, fixations = made_steps(3), Fixations.build([0.2, 1.4], [0.8, 2.2], [[0.2, 0.3], [0.7, 0.6]])
+    plain = official.encode(steps, fixations=fixations)
+    again = official.encode(steps, fixations=fixations, frozen=official.frozen(steps))
+    for a, b in zip(residuals_of(official, again), residuals_of(official, plain), strict=True):
+        assert torch.equal(a, b) and a.abs().max() > 0

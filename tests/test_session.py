@@ -10,16 +10,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gazeqwen import GazeQwen, prompts
+from gazeqwen.arms import salience_frames
 from gazeqwen.config import FixationConfig
 from gazeqwen.errors import ConfigError, FutureDataError, InputError
-from gazeqwen.types import Answer, Step
+from gazeqwen.frozen import Frozen
+from gazeqwen.types import Answer, Fixations, GazeEvents, GazeSamples, Step
+from gazeqwen.vjepa import RollingWindow
 from stream import StreamSession, open_recording
+from stream import recording as recordings
 from stream.recording import Recording
 from stream.session import CHUNK_STEPS
+from stream.steps import Cut
+from stream.trackers.base import GazeRecording
+from stream.video import Frame
 from stream.video_writer import write_clip
-from tests.made_steps import OPTIONS, QUESTION, SQUARE, example, held, made_steps, moved_tiny, same_bits
+from tests.made_steps import OPTIONS, QUESTION, SQUARE, example, held, made_steps, moved_tiny, official_tiny, same_bits
 
 
 @pytest.fixture(scope="module")
@@ -341,3 +350,311 @@ def test_the_lagged_arm_asks_for_lagged_steps(model: GazeQwen) -> None:
     assert StreamSession(model, arm="lagged", gaze_lag_s=5.0).arm.name == "lagged"
     with pytest.raises(ConfigError, match="0 s late"):
         StreamSession(model, gaze_lag_s=5.0)
+
+
+# -- many questions in one pass ----------------------------------------------------------------------------------------
+
+
+def passed(session: StreamSession, recording: Recording, times_s: list[float]) -> list[Answer]:
+    """An answer at each time, in one pass."""
+    features = session.model.config.features
+    return [
+        session.choose(QUESTION, OPTIONS)
+        for _ in session.follow(recording.steps_for(times_s, session.model.config.fps, vjepa_fps=features.fps))
+    ]
+
+
+def test_a_question_at_a_cut_is_the_clip_that_ends_there(model: GazeQwen, recording: Recording) -> None:
+    times_s = [0.0, 1.2, 2.4, 2.4, 2.6, 5.0]
+    answers = passed(StreamSession(model), recording, times_s)
+    assert [answer.t_s for answer in answers] == times_s
+    for answer in answers:
+        alone = StreamSession.of(model, recording, until_s=answer.t_s).choose(QUESTION, OPTIONS)
+        assert_near(answer, alone)
+        assert (answer.frame_times_s, answer.gaze_times_s, answer.fixations, answer.steps) == (
+            alone.frame_times_s,
+            alone.gaze_times_s,
+            alone.fixations,
+            alone.steps,
+        )
+        assert answer.evicted_steps == 0
+    assert answers[2].option_logprobs == answers[3].option_logprobs
+
+
+def test_what_is_left_to_ask_changes_no_bit_of_an_answer(model: GazeQwen, recording: Recording) -> None:
+    times_s = [1.2, 2.4, 4.7]
+    answers = passed(StreamSession(model), recording, times_s)
+    session = StreamSession(model)
+    steps = recording.steps_for(times_s, model.config.fps, vjepa_fps=model.config.features.fps)
+    late = [session.choose(QUESTION, OPTIONS) for cut in session.follow(steps) if cut.t_s == 4.7]
+    assert late[0].option_logprobs == answers[2].option_logprobs
+
+
+@settings(max_examples=4, deadline=None)
+@given(cut_s=st.floats(0.4, 3.2))
+def test_no_answer_sees_what_comes_after_it(recording: Recording, cut_s: float) -> None:
+    model, times_s = moved_tiny(), [cut_s / 2, cut_s, 3.5]
+    samples = recording.samples
+    later = samples.t_s[:, None] > cut_s
+    other = GazeSamples.build(samples.t_s, np.where(later, 1 - samples.xy_norm, samples.xy_norm), valid=samples.valid)
+    changed = Recording(recording.path, GazeRecording(other, None, recording.path, "made"))
+    read_at = recordings.read_at
+
+    def other_frames(*arguments, **options):
+        for row, frame in read_at(*arguments, **options):
+            image = frame.image if frame.time_s <= cut_s + 1e-6 else 255 - frame.image
+            yield row, Frame(frame.time_s, frame.duration_s, image)
+
+    ours = passed(StreamSession(model), recording, times_s)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recordings, "read_at", other_frames)
+        theirs = passed(StreamSession(model), changed, times_s)
+    for a, b in zip(ours[:2], theirs[:2], strict=True):
+        assert a.option_logprobs == b.option_logprobs and a.gaze_times_s == b.gaze_times_s
+    assert ours[2].option_logprobs != theirs[2].option_logprobs
+
+
+def test_cuts_out_of_place_are_refused(model: GazeQwen) -> None:
+    steps = made_steps(3)
+    session = session_of(model, steps[:2])
+    with pytest.raises(FutureDataError, match=r"1\.500"):
+        session.at(Cut(1.5, None))
+    with pytest.raises(InputError, match="partial step after 2"):
+        session.at(Cut(2.5, steps[2]))
+    with pytest.raises(InputError, match="partial step after 2"):
+        session.at(Cut(2.2, part_of(steps[2])))
+    session.at(Cut(2.7, part_of(steps[2])))
+    assert session.choose(QUESTION, OPTIONS).t_s == 2.7
+    assert session.choose(QUESTION, OPTIONS, at_s=2.9).t_s == 2.9
+    session.append(steps[2])
+    assert session.choose(QUESTION, OPTIONS).t_s == 3.0
+
+
+def test_questions_of_one_moment_share_their_work(model: GazeQwen, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = made_steps(4)
+    session = session_of(model, steps[:3])
+    session.at(Cut(3.5, part_of(steps[3])))
+    encoded: list[int] = []
+    frozen = model.frozen
+    monkeypatch.setattr(
+        model, "frozen", lambda steps, **options: (encoded.append(len(steps)), frozen(steps, **options))[1]
+    )
+    first, again = session.choose(QUESTION, OPTIONS), session.choose(QUESTION, OPTIONS)
+    windowed = session.choose(QUESTION, OPTIONS, window_s=2.0)
+    assert encoded == [1]
+    assert first.option_logprobs == again.option_logprobs != windowed.option_logprobs
+    assert again.latency_ms["vit"] == first.latency_ms["vit"] == windowed.latency_ms["vit"] > 0
+
+
+# -- windows and budgets -----------------------------------------------------------------------------------------------
+
+
+def test_a_question_has_a_window_of_its_own(model: GazeQwen) -> None:
+    steps = made_steps(5)
+    session = session_of(model, steps)
+    whole, windowed = session.choose(QUESTION, OPTIONS), session.choose(QUESTION, OPTIONS, window_s=2.0)
+    assert (whole.steps, whole.evicted_steps) == (5, 0) and (windowed.steps, windowed.evicted_steps) == (2, 3)
+    assert_near(windowed, session_of(model, steps, window_s=2.0).choose(QUESTION, OPTIONS))
+    narrow = session_of(model, steps, window_s=2.0)
+    assert_near(narrow.choose(QUESTION, OPTIONS, window_s=None), whole)
+    assert (
+        narrow.yes_no(QUESTION, window_s=1.0).steps
+        == narrow.answer(QUESTION, window_s=1.0, max_new_tokens=1).steps
+        == 1
+    )
+    with pytest.raises(ConfigError, match="window_s"):
+        session.choose(QUESTION, OPTIONS, window_s=0.0)
+
+
+def test_a_refilled_window_is_a_stream_that_starts_there(model: GazeQwen) -> None:
+    steps = made_steps(6)
+    for arm in ("none", "inject"):
+        refilled = session_of(model, steps[:5], window_s=3.0, window="refill", arm=arm)
+        refilled.at(Cut(5.5, part_of(steps[5])))
+        answer = refilled.choose(QUESTION, OPTIONS)
+        whole = model.frozen(steps[:5], arm=arm)
+        window = model.new_window() if arm == "inject" else None
+        for step in steps[:5]:
+            if window is None:
+                break
+            window.push(step.vjepa_frames, step.vjepa_times_s)
+        tail = model.frozen([part_of(steps[5])], arm=arm, window=window)
+        state = model.start(arm=arm)
+        model.append(state, [*steps[2:5], part_of(steps[5])], frozen=Frozen.cat([whole[2:5], tail]))
+        torch.testing.assert_close(scores(answer), model.score(state, QUESTION, OPTIONS), atol=1e-5, rtol=0.0)
+        assert answer.steps == 4 and answer.span_s == (2.0, 5.5) and answer.evicted_steps == 0
+        fresh = session_of(model, [*steps[2:5], part_of(steps[5])], arm=arm).choose(QUESTION, OPTIONS, at_s=5.5)
+        evicted = session_of(model, steps[:5], arm=arm)
+        evicted.at(Cut(5.5, part_of(steps[5])))
+        survivors = evicted.choose(QUESTION, OPTIONS, window_s=3.0)
+        assert survivors.frame_times_s == answer.frame_times_s
+        assert (scores(survivors) - scores(answer)).abs().max() > 1e-5
+        if arm == "none":  # V-JEPA's history is all that a refilled window keeps of the past
+            assert_near(answer, fresh)
+            assert not any("V-JEPA" in warning for warning in answer.warnings)
+        else:
+            assert (scores(answer) - scores(fresh)).abs().max() > 1e-5
+            assert "V-JEPA features of the window's first 1 s saw frames before it" in answer.warnings
+
+
+def test_only_the_first_seconds_of_a_refilled_window_know_what_came_before(model: GazeQwen) -> None:
+    steps, features = made_steps(6), model.config.features
+    reach = (
+        -(-features.window_frames // len(steps[0].vjepa_times_s)) - 1
+    )  # steps whose window reaches into the one before
+    whole, fresh = model.frozen(steps), model.frozen(steps[2:])
+    assert whole.features is not None and fresh.features is not None
+    torch.testing.assert_close(whole.visual[2:], fresh.visual, atol=1e-5, rtol=0.0)
+    differ = (whole.features[2:] - fresh.features).abs().amax(dim=(1, 2, 3, 4)) > 1e-4
+    assert differ.tolist() == [True] * reach + [False] * (4 - reach)
+
+
+def test_refilling_keeps_what_its_window_needs(model: GazeQwen) -> None:
+    with pytest.raises(ConfigError, match="needs window_s"):
+        StreamSession(model, window="refill")
+    with pytest.raises(ConfigError, match="'evict' or 'refill'"):
+        StreamSession(model, window="fresh")  # type: ignore[arg-type]
+    session = session_of(model, made_steps(8), window_s=3.0, window="refill")
+    assert [step.span_s[1] for step, _ in session._kept] == [6.0, 7.0, 8.0]
+    assert all(step.placeholder for step, _ in session._kept)
+    with pytest.raises(ConfigError, match="at most 3 s"):
+        session.choose(QUESTION, OPTIONS, window_s=4.0)
+    assert session.choose(QUESTION, OPTIONS, window_s=None).steps == 8
+    assert session.choose(QUESTION, OPTIONS, window_s=2.0).steps == 2
+    early = session_of(model, made_steps(2), window_s=3.0, window="refill")
+    assert_near(early.choose(QUESTION, OPTIONS), session_of(model, made_steps(2)).choose(QUESTION, OPTIONS))
+
+
+def test_a_budget_bounds_what_the_stream_holds(model: GazeQwen) -> None:
+    steps = made_steps(CHUNK_STEPS + 6)
+    session = StreamSession(model, budget_steps=4)
+    tokens = []
+    for step in steps[:8]:
+        session.append(step)
+        tokens.append(session.state.tokens)
+    assert tokens[3:] == [tokens[3]] * 5 and [record.id for record in session.state.steps] == [4, 5, 6, 7]
+    answer = session.choose(QUESTION, OPTIONS)
+    assert answer.steps == 4 and answer.evicted_steps == 4 and answer.span_s == (4.0, 8.0)
+    assert any("have seen 4 older ones that are no longer held" in warning for warning in answer.warnings)
+    windowed = session.choose(QUESTION, OPTIONS, window_s=2.0)
+    assert windowed.steps == 2 and windowed.evicted_steps == 6
+    by_hand = model.start()
+    for k, step in enumerate(steps[:8]):
+        model.append(by_hand, [step])
+        by_hand.evict([k - 4] if k >= 4 else [])
+    torch.testing.assert_close(scores(answer), model.score(by_hand, QUESTION, OPTIONS), atol=1e-5, rtol=0.0)
+    extended = session_of(model, steps, budget_steps=4)
+    assert len(extended.state.steps) == 4 and extended.state.tokens == tokens[3]
+    refilled = session_of(model, steps, budget_steps=2, window_s=5.0, window="refill").choose(QUESTION, OPTIONS)
+    assert refilled.steps == 5 and refilled.evicted_steps == 0
+    with pytest.raises(ConfigError, match="budget_steps"):
+        StreamSession(model, budget_steps=0)
+
+
+# -- where the frozen weights' part comes from -------------------------------------------------------------------------
+
+
+def test_frozen_features_from_elsewhere_change_no_bit(model: GazeQwen) -> None:
+    asked: list[int] = []
+
+    def source(steps, window: RollingWindow | None, latency_ms: dict[str, float]) -> Frozen:
+        asked.append(len(steps))
+        latency_ms["cache"] = latency_ms.get("cache", 0.0) + 5.0
+        return model.frozen(steps, window=window)
+
+    steps = made_steps(CHUNK_STEPS + 2)
+    plain, ours = session_of(model, steps[:-1]), session_of(model, steps[:-1], frozen=source)
+    for session in (plain, ours):
+        session.at(Cut(CHUNK_STEPS + 1.5, part_of(steps[-1])))
+    a, b = plain.choose(QUESTION, OPTIONS), ours.choose(QUESTION, OPTIONS)
+    assert a.option_logprobs == b.option_logprobs and asked == [CHUNK_STEPS, 1, 1]
+    assert same_bits(held(plain.state), held(ours.state))
+    assert b.latency_ms["cache"] == 15.0 and b.latency_ms["vit"] == 0 and "cache" not in a.latency_ms
+
+
+# -- prompts and arms --------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_clip_model_keeps_its_own_way(model: GazeQwen) -> None:
+    official, steps = official_tiny(), made_steps(5)
+    scanpath = Fixations.build([0.2, 1.4], [0.8, 4.2], [[0.2, 0.3], [0.7, 0.6]])
+    session = session_of(official, steps[:4], fixations=scanpath, budget_steps=3)
+    answer = session.choose(QUESTION, OPTIONS)
+    assert answer.steps == 3 and answer.span_s == (1.0, 4.0) and answer.evicted_steps == 0
+    assert_near(answer, session_of(official, steps[1:4], fixations=scanpath).choose(QUESTION, OPTIONS))
+    window = session_of(official, steps, fixations=scanpath).choose(QUESTION, OPTIONS, window_s=2.0)
+    assert_near(window, session_of(official, steps[3:], fixations=scanpath).choose(QUESTION, OPTIONS))
+    with pytest.raises(ConfigError, match="as a whole"):
+        StreamSession(official, fixations=scanpath, frozen=lambda *_: model.frozen(steps))
+
+
+def test_a_prompt_is_said_as_it_stands(model: GazeQwen) -> None:
+    session = session_of(model, made_steps(2))
+    prompt = prompts.choice_prompt(QUESTION, OPTIONS)
+    usual = session.choose(QUESTION, OPTIONS)
+    assert session.choose("anything", OPTIONS, prompt=prompt).option_logprobs == usual.option_logprobs
+    other = session.choose(QUESTION, OPTIONS, prompt="Green jar?")
+    assert other.option_logprobs != usual.option_logprobs and other.question == QUESTION
+    asked = prompts.yes_no_prompt("Is it green?")
+    assert session.yes_no("x", prompt=asked).option_logprobs == session.yes_no("Is it green?").option_logprobs
+    said = session.answer("x", prompt=prompts.open_prompt(QUESTION), max_new_tokens=4)
+    assert said.text == session.answer(QUESTION, max_new_tokens=4).text
+    text = session_of(model, made_steps(2), arm="text")
+    x, y = made_steps(2)[0].gaze.xy_norm[0]
+    told = model.question_text(text.state, "not said", OPTIONS, "letters", prompt)
+    assert told.startswith("The wearer's gaze") and f"({x:.2f}, {y:.2f})" in told and told.endswith(f"\n{prompt}")
+
+
+def test_the_blind_arm_takes_no_video_and_keeps_time(model: GazeQwen) -> None:
+    steps = made_steps(3)
+    session = session_of(model, [*steps[:2], part_of(steps[2])], arm="blind")
+    answer = session.choose(QUESTION, OPTIONS)
+    assert answer.t_s == 2.5 and session.newest_s == 2.0
+    assert answer.steps == 0 and answer.frame_times_s == () and answer.latency_ms["vit"] == 0
+    state = model.start(arm="blind")
+    torch.testing.assert_close(scores(answer), model.score(state, QUESTION, OPTIONS), atol=0.0, rtol=0.0)
+    assert session_of(model, steps[:1], arm="blind").choose(QUESTION, OPTIONS).option_logprobs == answer.option_logprobs
+    with pytest.raises(FutureDataError):
+        session.choose(QUESTION, OPTIONS, at_s=1.0)
+    with pytest.raises(InputError, match="at least one step"):
+        StreamSession(model, arm="blind").choose(QUESTION, OPTIONS)
+
+
+def test_the_heatmap_arm_shows_where_the_wearer_looked(model: GazeQwen) -> None:
+    steps = made_steps(3)
+    session = session_of(model, steps[:2], arm="heatmap")
+    session.at(Cut(2.5, replace(part_of(steps[2]), gaze=GazeEvents.none())))
+    before = held(session.state)
+    answer = session.choose(QUESTION, OPTIONS)
+    plain = session_of(model, [*steps[:2], part_of(steps[2])], arm="none").choose(QUESTION, OPTIONS)
+    assert answer.frame_times_s == plain.frame_times_s and answer.steps == 3
+    assert (scores(answer) - scores(plain)).abs().max() > 1e-4
+    state = model.start(arm="heatmap")
+    model.append(state, [*steps[:2], part_of(steps[2])])
+    picture = salience_frames(state.steps, (168, 84), 2.5)
+    model.append_text(state, prompts.SALIENCE)
+    model.append(state, [replace(steps[2], frames=picture, span_s=(2.5, 3.0), frame_times_s=np.array([2.5, 2.5]))])
+    torch.testing.assert_close(scores(answer), model.score(state, QUESTION, OPTIONS), atol=1e-5, rtol=0.0)
+    moved = [replace(step, gaze=replace(step.gaze, xy_norm=1 - step.gaze.xy_norm)) for step in steps[:2]]
+    other = session_of(model, moved, arm="heatmap")
+    other.at(Cut(2.5, part_of(steps[2])))
+    assert other.choose(QUESTION, OPTIONS).option_logprobs != answer.option_logprobs
+    assert same_bits(before, held(session.state))
+    assert {f["start_s"] for f in answer.fixations}
+
+
+def test_arms_that_zero_features_need_no_extractor(model: GazeQwen) -> None:
+    without = GazeQwen(model.config, vlm=model.vlm, tokenizer=model.tokenizer, extractor=None)
+    without.resampler.load_state_dict(model.resampler.state_dict())
+    without.arm_weights = "no-features"
+    steps = made_steps(2)
+    answer = session_of(without, steps, arm="no-features").choose(QUESTION, OPTIONS)
+    assert answer.latency_ms["vjepa"] == 0
+    ours = model.frozen(steps)
+    assert ours.features is not None
+    zeroed = Frozen(ours.visual, torch.zeros_like(ours.features), ours.h, ours.w)
+    state = model.start()
+    model.append(state, steps, frozen=zeroed)
+    torch.testing.assert_close(scores(answer), model.score(state, QUESTION, OPTIONS), atol=1e-5, rtol=0.0)
+    with pytest.raises(ConfigError, match="needs V-JEPA features"):
+        without.frozen(steps)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from gazeqwen.errors import FutureDataError, InputError
 from gazeqwen.positions import MRope
 from gazeqwen.types import Fixations, GazeSamples, Step
 from stream import open_recording
+from stream import recording as recordings
 from stream.fixations import detect
 from stream.recording import Recording
-from stream.steps import CausalIVT, StoredFixations, build_steps, gaze_events
+from stream.steps import CausalIVT, Cut, StoredFixations, build_steps, gaze_events
 from stream.trackers.base import GazeRecording
 from stream.video import Frame
 from stream.video_writer import write_clip
@@ -108,6 +110,184 @@ def test_steps_until_a_time_hold_nothing_later_and_begin_those_of_the_whole(
     assert len(finished) == sum(not step.partial and step.span_s[1] <= until_s + slack for step in whole)
     # and everything up to its own time
     assert steps and steps[-1].span_s[1] == pytest.approx(until_s, abs=1e-6)
+
+
+def test_a_question_within_the_tolerance_of_a_frame_is_answered(recording: Recording) -> None:
+    border_s = recording._frame_times_s[46]
+    for until_s in (border_s - 3e-7, border_s - 1e-10, border_s, border_s + 3e-7):
+        *_, last = recording.steps(until_s=until_s)
+        assert last.span_s[1] == pytest.approx(until_s, abs=2e-9) and (last.gaze.sample_t_s <= until_s).all()
+
+
+def test_gaze_at_a_frames_border_is_not_seen_before_it(tmp_path: Path) -> None:
+    border_s = 46 / 30
+    times_s = [np.nextafter(border_s, 0), np.nextafter(border_s, 9)]
+    samples = GazeSamples.build(times_s, np.full((2, 2), 0.5))
+    recording = recording_of(tmp_path, samples=samples)
+    for until_s in (times_s[0], border_s):
+        seen = np.concatenate([step.gaze.sample_t_s for step in recording.steps(until_s=until_s)])
+        assert (seen <= until_s).all()
+
+
+# -- many questions in one pass ----------------------------------------------------------------------------------------
+
+VARIABLE = [0.0, 0.1, 0.13, 0.52, 0.9, 1.02, 1.05, 1.5, 1.95, 2.2, 2.21, 2.9, 3.3]
+DEVICE = Fixations.build(
+    np.arange(0, 4, 0.4), np.arange(0, 4, 0.4) + 0.3, np.linspace(0.1, 0.9, 20).reshape(10, 2), detector="device"
+)
+CLIPS: dict[str, dict] = {
+    "30 fps": {},
+    "29.97 fps, device": {"fps": NTSC, "fixations": DEVICE},
+    "variable": {"times_s": VARIABLE},
+    "5 fps, device": {"fps": 5.0, "fixations": DEVICE},
+}
+
+
+@pytest.fixture(scope="module", params=CLIPS)
+def any_recording(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    return recording_of(tmp_path_factory.mktemp("clip"), samples=looking(4.5), **CLIPS[request.param])
+
+
+def times_of(recording: Recording) -> st.SearchStrategy[list[float]]:
+    """Ascending question times: anywhere, on frames, a hair beside them, at both ends, twice."""
+    borders = st.sampled_from(recording._frame_times_s.tolist())
+    anywhere = st.floats(0, recording.end_s)
+    beside = st.tuples(borders, st.sampled_from([-1e-6, -1e-7, -1e-10, 1e-10, 1e-7, 1e-6])).map(sum)
+    ends = st.sampled_from([0.0, recording.end_s])
+    one = st.one_of(anywhere, borders, beside, ends).map(lambda t: min(max(t, 0.0), recording.end_s))
+    return st.lists(one, min_size=1, max_size=4).map(lambda found: sorted([*found, *found[:1]]))
+
+
+def assert_cuts_are_the_steps_until_then(
+    recording: Recording, times_s: Sequence[float], items: Iterator[Step | Cut], **options: Any
+) -> None:
+    whole: list[Step] = []
+    left = list(times_s)
+    for item in items:
+        if isinstance(item, Step):
+            whole.append(item)
+            continue
+        assert item.t_s == left.pop(0)
+        expected = list(recording.steps(until_s=item.t_s, **options))
+        found = [*whole, *([] if item.tail is None else [item.tail])]
+        assert len(found) == len(expected)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert_same_step(ours, theirs)
+    assert left == []
+
+
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_one_pass_for_many_questions_equals_a_pass_each(any_recording: Recording, data: st.DataObject) -> None:
+    times_s = data.draw(times_of(any_recording))
+    options: dict[str, Any] = data.draw(
+        st.sampled_from(
+            [{}, {"fps": 7.0, "vjepa_fps": 4.0}, {"fps": 40.0, "vjepa_fps": 60.0}, {"fps": 1.0, "gaze_lag_s": 0.5}]
+        )
+    )
+    items = any_recording.steps_for(times_s, **options)
+    assert_cuts_are_the_steps_until_then(any_recording, times_s, items, **options)
+
+
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_placeholders_are_the_steps_without_their_frames(any_recording: Recording, data: st.DataObject) -> None:
+    times_s = data.draw(times_of(any_recording))
+    from_s = data.draw(st.one_of(st.just(np.inf), st.floats(0, 4)))
+    decoded = any_recording.steps_for(times_s)
+    for ours, theirs in zip(any_recording.steps_for(times_s, decode_from_s=from_s), decoded, strict=True):
+        a, b = (item.tail if isinstance(item, Cut) else item for item in (ours, theirs))
+        assert type(ours) is type(theirs) and (a is None) == (b is None)
+        if a is not None and b is not None:
+            assert a.placeholder == (b.vjepa_times_s[0] < from_s)
+            assert_same_step(a, b.without_frames() if a.placeholder else b)
+            if a.placeholder:
+                assert_same_step(any_recording.with_frames(a), b)
+
+
+def test_placeholders_decode_nothing(recording: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decoding(*_: object, **__: object) -> None:
+        raise AssertionError("frames were read")
+
+    monkeypatch.setattr(recordings, "read_at", decoding)
+    items = list(recording.steps_for([1.2, 3.9], decode_from_s=np.inf))
+    assert len([item for item in items if isinstance(item, Step)]) == 4
+    with pytest.raises(AssertionError, match="frames were read"):
+        next(recording.steps_for([1.2]))
+
+
+@settings(max_examples=10, deadline=None)
+@given(cut_s=st.floats(0.3, 3.5), more=st.lists(st.floats(0, 4), max_size=3))
+def test_what_comes_after_a_question_changes_nothing_of_it(
+    any_recording: Recording, cut_s: float, more: list[float]
+) -> None:
+    recording, times_s = any_recording, sorted([cut_s, *(min(t, any_recording.end_s) for t in more)])
+    samples, fixations = recording.samples, recording.fixations
+    later = samples.t_s > cut_s
+    gaze = GazeRecording(
+        GazeSamples.build(samples.t_s, np.where(later[:, None], 1 - samples.xy_norm, samples.xy_norm)),
+        Fixations.build(
+            fixations.start_s,
+            fixations.stop_s,
+            np.where((fixations.start_s > cut_s)[:, None], 1 - fixations.xy_norm, fixations.xy_norm),
+            detector="device",
+        )
+        if recording.detector == "device"
+        else None,
+        recording.path,
+        "made",
+    )
+    plain = GazeRecording(
+        GazeSamples.build(samples.t_s, samples.xy_norm), gaze.fixations and fixations, recording.path, ""
+    )
+    changed = Recording(recording.path, gaze)
+    read_at = recordings.read_at
+
+    def other_frames(*arguments, **options):
+        for row, frame in read_at(*arguments, **options):
+            yield (
+                row,
+                frame if frame.time_s <= cut_s + 1e-6 else Frame(frame.time_s, frame.duration_s, 255 - frame.image),
+            )
+
+    ours = list(Recording(recording.path, plain).steps_for(times_s))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recordings, "read_at", other_frames)
+        theirs = list(changed.steps_for(times_s))
+    seen = 0
+    for a, b in zip(ours, theirs, strict=True):
+        step_a, step_b = (item.tail if isinstance(item, Cut) else item for item in (a, b))
+        if (a.t_s if isinstance(a, Cut) else a.span_s[1]) <= cut_s and step_a is not None and step_b is not None:
+            assert_same_step(step_a, step_b)
+            seen += 1
+    assert seen
+
+
+def test_a_video_that_is_damaged_later_answers_what_comes_before(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_at = recordings.read_at
+
+    def damaged(*arguments, **options):
+        for row, frame in read_at(*arguments, **options):
+            if frame.time_s > 2.31:
+                raise InputError("clip.mp4", expected="readable video data", found="damage")
+            yield row, frame
+
+    monkeypatch.setattr(recordings, "read_at", damaged)
+    assert_cuts_are_the_steps_until_then(recording, [1.0, 2.3], recording.steps_for([1.0, 2.3]))
+    items = recording.steps_for([1.0, 2.3, 3.0])
+    *_, last = (next(items) for _ in range(4))
+    assert isinstance(last, Cut) and last.t_s == 2.3
+    with pytest.raises(InputError, match="damage"):
+        next(items)
+
+
+@pytest.mark.parametrize("bad", [{"times_s": [2.0, 1.0]}, {"times_s": [4.2]}, {"times_s": [-1.0]}, {"fps": 0.0}])
+def test_bad_passes_are_refused_when_asked_for(recording: Recording, bad: dict) -> None:
+    with pytest.raises(InputError):
+        recording.steps_for(**{"times_s": [1.0], **bad})
+    assert list(recording.steps_for([])) == []
 
 
 def test_a_partial_step_repeats_a_single_frame(recording: Recording) -> None:

@@ -64,6 +64,7 @@ def read(path: Path, options: ReadOptions) -> GazeRecording:
         bad = bad | (np.isnan(stop) & bad_duration)
         stop[blank] = start[blank] + duration[blank]
     id_name = _column(table.header, "id")
+    in_time = np.argsort(np.argsort(start, kind="stable"))  # without ids upstream numbers rows by their start
     fixations = finish_fixations(
         path,
         options,
@@ -72,7 +73,7 @@ def read(path: Path, options: ReadOptions) -> GazeRecording:
         xy=np.stack([x, y], axis=1),
         y_origin="top",
         unreadable=bad,
-        ids=table.ids(id_name) if id_name else None,
+        ids=table.ids(id_name) if id_name else in_time,
         detector="file",
         parameters={"source": "streamgaze"},
     )
