@@ -6,6 +6,7 @@
 #   VENV_ARGS    more for `python -m venv`, e.g. --system-site-packages (use the machine's own torch)
 #   CONSTRAINTS  a pip constraints file; empty: nothing is pinned      default constraints.txt
 #   PIP_ARGS     more for `pip install`
+#   WORKERS      processes that run tests, each with one thread        default auto: one a core, at most 8
 # The settings that made an environment are kept in it (settings.mk), so that a later plain call goes on with them.
 
 VENV ?= .venv
@@ -14,6 +15,7 @@ PYTHON ?= python3
 VENV_ARGS ?=
 CONSTRAINTS ?= constraints.txt
 PIP_ARGS ?=
+WORKERS ?= auto
 
 BIN := $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) $(PIP_ARGS)
@@ -24,20 +26,24 @@ ELAPSED = $$(( $$(date +%s) - started )) s
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '1,9s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
+	@sed -n '1,10s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.installed-core
 	@started=$$(date +%s); $(BIN)/gazeqwen demo --out demo_out && echo "make demo: ran in $(ELAPSED)"
 
+# One thread a process: the tests' tensors are small, and threads that wait for each other cost more than they give. A
+# file's tests stay in one process, because they share what they made.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
+
 # pytest prints the skipped tests with their reasons; from the XML, .ci/run prints them again at its end.
 test: $(VENV)/.installed-dev
 	@mkdir -p build; started=$$(date +%s); status=0; \
-	$(BIN)/python -m pytest -m "not soak" --junitxml=build/test.xml || status=$$?; \
+	$(PYTEST) -m "not soak" --junitxml=build/test.xml || status=$$?; \
 	echo "make test: ran in $(ELAPSED)"; exit $$status
 
 soak: $(VENV)/.installed-dev
 	@mkdir -p build; started=$$(date +%s); status=0; \
-	$(BIN)/python -m pytest -m soak --durations=0 --junitxml=build/soak.xml || status=$$?; \
+	$(PYTEST) -m soak --durations=0 --junitxml=build/soak.xml || status=$$?; \
 	if [ $$status -eq 5 ]; then echo "make soak: no test is marked soak"; fi; \
 	echo "make soak: ran in $(ELAPSED)"; exit $$status
 

@@ -27,7 +27,7 @@ from gazeqwen.vjepa import RollingWindow
 from stream.evidence import evidence
 from stream.steps import Cut
 
-CHUNK_STEPS = 16
+CHUNK_STEPS = 8  # more are no faster, and a forward of 16 takes 5 % more memory at its peak
 
 # (steps, V-JEPA's state before them, milliseconds by part) -> what `GazeQwen.frozen` makes of them. Moves the state on,
 # and adds its own time: to "cache" where it reads instead of computing.

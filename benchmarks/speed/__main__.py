@@ -1,6 +1,8 @@
 """Speed suites: a table on the screen and the same numbers as JSON.
 
-    python -m benchmarks.speed core [--json FILE] [--only NAME]... [--repeats 7] [--device cpu] [--quick] [--check]
+    python -m benchmarks.speed SUITE [--json FILE] [--only NAME]... [--repeats 7] [--device cpu] [--quick] [--check]
+
+SUITE is core or streamgaze.
 
 Exit code: 0 when everything could be measured, 2 when something could not or the command is wrong; with --check, 1 when
 a bound is missed.
@@ -9,17 +11,20 @@ a bound is missed.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from benchmarks.speed.core import CORE, Measurement, Options
 from benchmarks.speed.results import as_json, machine, table_head, table_row, write_json
+from benchmarks.speed.streamgaze import STREAMGAZE
 from gazeqwen.errors import GazeQwenError
 
-SUITES: dict[str, tuple[Measurement, ...]] = {"core": CORE}
+SUITES: dict[str, tuple[Measurement, ...]] = {"core": CORE, "streamgaze": STREAMGAZE}
+SHOWS_PARTS = ("streamgaze",)  # suites of whole runs: what they are made of stands below each row
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if device.type != "cuda" and any(measurement.cuda for measurement in chosen):
         parser.error(f"--only: {', '.join(m.name for m in chosen if m.cuda)} needs a GPU (--device cuda)")
 
-    rows, failed = [], {}
+    rows, failed, load = [], {}, _load()
     settings = Options(repeats, options.quick, device)
     print(table_head())
     for measurement in chosen:
@@ -65,9 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         rows.append(row)
         print(table_row(row), flush=True)
+        if options.suite in SHOWS_PARTS:
+            print("\n".join(_part_lines(row["parts"])), flush=True)
     try:
         if options.json is not None:
-            about = {"suite": options.suite, "quick": options.quick, "machine": machine(device)}
+            told = machine(device) | {"load_at_start": load, "load_at_end": _load()}
+            about = {"suite": options.suite, "quick": options.quick, "machine": told}
             write_json(options.json, {"results": rows, "failed": failed, **about})
     except GazeQwenError as error:
         print(error, file=sys.stderr)
@@ -75,6 +83,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if failed:
         return 2
     return int(options.check and any(row["ok"] is False for row in rows))
+
+
+def _load() -> float | None:
+    """Processes that wanted to run in the last minute: with more of them than processors, times scatter. None where the
+    system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def _part_lines(parts: Mapping[str, float]) -> list[str]:
+    """Two parts a line, in 80 columns."""
+    cells = [f"{name:<29}{value:>8.4g}" for name, value in parts.items()]
+    return ["  " + "  ".join(cells[k : k + 2]) for k in range(0, len(cells), 2)]
 
 
 def _device(parser: argparse.ArgumentParser, name: str | None) -> torch.device:

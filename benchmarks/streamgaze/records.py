@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,12 @@ class RunData:
         return tuple(sample["id"] for sample in self.samples if sample["id"] not in self.predictions)
 
 
-def read_run(path: str | Path) -> RunData:
+def read_run(path: str | Path, *, keys: Collection[str] | None = None) -> RunData:
     """A run's folder, finished or not.
+
+    Args:
+        keys: of a prediction, the ones to keep beside "id" and "status"; None keeps all. The evidence of ten thousand
+            samples of long videos is gigabytes.
 
     Raises:
         InputError: no such folder, no run in it, or a damaged file; names the file and line.
@@ -85,7 +89,8 @@ def read_run(path: str | Path) -> RunData:
         for row in read_lines(file):
             held = predictions.get(row["id"])
             if row["id"] in wanted and (held is None or (held["status"] != OK and row["status"] == OK)):
-                predictions[row["id"]] = row
+                kept = row if keys is None else {key: row.get(key) for key in ("id", "status", *keys)}
+                predictions[row["id"]] = kept
     return RunData(path, manifest, samples, predictions)
 
 

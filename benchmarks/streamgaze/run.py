@@ -175,7 +175,7 @@ def _left(
     """What of `mine` has no row yet; counts the rest into `seen`."""
     if not (out / SAMPLES).is_file():  # killed between the manifest and this
         write_atomically(out / SAMPLES, json_lines(map(sample_row, samples)))
-    rows = read_run(out).predictions
+    rows = read_run(out, keys=("correct",)).predictions
     left: dict[str, list[Sample]] = {}
     for video, of_video in mine.items():
         for sample in of_video:
@@ -188,7 +188,7 @@ def _left(
 
 
 def _finished(summary: Summary, began: float, samples: Sequence[Sample]) -> Summary:
-    rows = read_run(summary.out).predictions
+    rows = read_run(summary.out, keys=()).predictions
     summary.missing = sum(sample.id not in rows for sample in samples)
     summary.seconds = time.perf_counter() - began
     return summary
