@@ -161,6 +161,7 @@ class ModelProtocol(Protocol):
     """
 
     parser: Form = "fixed"  # of generated answers
+
     def __init__(
         self,
         dataset: Dataset,
