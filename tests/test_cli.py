@@ -208,11 +208,12 @@ def test_ask_on_a_real_clip_names_the_frames_and_the_gaze_it_used(run: Run) -> N
 # --- gaze check ------------------------------------------------------------------------------------------------------
 
 
-def test_gaze_check_reports_and_draws(run: Run, files: Files, tmp_path: Path) -> None:
-    overlay = tmp_path / "new folder" / "o ü.mp4"
+def test_gaze_check_reports_and_draws(run: Run, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a long path may be wider than the terminal
+    overlay = Path("new folder") / "o ü.mp4"
     result = run("gaze", "check", files.video, "--gaze", files.gaze, "--out", overlay)
     assert (result.code, result.err) == (0, "")
-    assert_narrow(result.out.replace(str(overlay.parent), ""))
+    assert_narrow(result.out)
     assert "nothing suspicious" in result.out and "300 frames" in result.out
     assert probe(overlay).duration_s == pytest.approx(DURATION_S)
     assert len(list(iter_frames(overlay))) == 300
