@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.streamgaze.dataset import Dataset
+from benchmarks.streamgaze.official_scorer import is_right
 from benchmarks.streamgaze.tasks import TASKS, Sample
-from benchmarks.streamgaze.wording import streamgaze_choice_prompt, streamgaze_remind_prompt
+from benchmarks.streamgaze.wording import streamgaze_prompt
 from gazeqwen.errors import GazeQwenError, InputError
 from stream.video import TIME_TOLERANCE_S, iter_frames, probe, write_clip
 
@@ -97,11 +98,6 @@ def _row(dataset: Dataset, sample: Sample, clips: Path | None) -> dict[str, Any]
     start_s = 0.0 if window_s is None else max(0.0, sample.t_s - window_s)
     video = dataset.video_path(sample.video)
     gaze = dataset.gaze_path(sample.video)
-    prompt = (
-        streamgaze_remind_prompt(sample.question)
-        if task.proactive
-        else streamgaze_choice_prompt(sample.question, sample.options)
-    )
     return {
         "id": sample.id,
         "task": task.name,
@@ -111,7 +107,7 @@ def _row(dataset: Dataset, sample: Sample, clips: Path | None) -> dict[str, Any]
         "start_s": start_s,
         "t_s": sample.t_s,
         "clip": "" if clips is None else str(_clip(video, start_s, sample.t_s, clips).resolve()),
-        "prompt": prompt,
+        "prompt": streamgaze_prompt(sample.question, sample.options),
         "options": list(sample.options),
         "answer": sample.answer,
     }
@@ -124,10 +120,7 @@ def _clip(video: Path, start_s: float, t_s: float, out: Path) -> Path:
         return path
     info = probe(video)
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.part.mp4")
-    write_clip(staging, _frames(video, start_s, t_s, 1.0 / info.fps), fps=info.fps)
-    staging.replace(path)
-    return path
+    return write_clip(path, _frames(video, start_s, t_s, 1.0 / info.fps), fps=info.fps)
 
 
 def _frames(video: Path, start_s: float, t_s: float, frame_s: float) -> Iterator[np.ndarray]:
@@ -165,13 +158,7 @@ def doc_to_text(doc: Mapping[str, Any], lmms_eval_specific_kwargs: Any = None) -
 
 def process_results(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, dict[str, Any]]:
     """1 or 0 for a generated answer, with the video it is clustered by."""
-    from benchmarks.streamgaze.wording import parse_choice, parse_yes_no
-
-    said = str(results[0])
-    if TASKS[doc["task"]].proactive:
-        correct = doc["answer"] in parse_yes_no(said)
-    else:
-        correct = parse_choice(said, doc["options"]) == doc["answer"]
+    correct = is_right(doc["answer"], str(results[0]), options=doc["options"])
     return {"accuracy": {"score": float(correct), "video": doc["video"], "id": doc["id"]}}
 
 

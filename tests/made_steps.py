@@ -90,8 +90,11 @@ def official_tiny() -> GazeQwen:
             kind="official", dim=16, latents=4, blocks=2, heads=1, layers=(0, 1, 2, 3), allow_last_layer=True
         ),
     )
-    extractor = build_extractor(config.features)
-    return with_residuals(GazeQwen(config, vlm=tiny.vlm, tokenizer=tiny.tokenizer, extractor=extractor))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        extractor = build_extractor(config.features)
+        made = GazeQwen(config, vlm=tiny.vlm, tokenizer=tiny.tokenizer, extractor=extractor)
+    return with_residuals(made)
 
 
 def example(steps: Sequence[Step], *, target: str | None = None, question: str = QUESTION) -> Example:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gazeqwen import GazeQwen, prompts
 from gazeqwen.checkpoint import BACKBONE, CONFIG, LORA, WEIGHTS
-from gazeqwen.config import FeatureConfig, GazeEncodingConfig, GazeQwenConfig, ResamplerConfig, VJEPAConfig
+from gazeqwen.config import GazeQwenConfig
 from gazeqwen.errors import ConfigError, GazeQwenError, InputError
 from gazeqwen.injection import ResidualPlan, TokenMap, VideoTokens, inject
 from gazeqwen.official import LORA_TARGETS, official_frame_times, scanpath_tensor
@@ -26,10 +26,19 @@ from gazeqwen.positions import MRope
 from gazeqwen.preprocess import resize_frames, video_patches
 from gazeqwen.tiny import TINY_CONFIG, build_tiny_vlm
 from gazeqwen.types import Fixations, Step
-from gazeqwen.vjepa import build_extractor, official_features, official_inputs
+from gazeqwen.vjepa import official_features, official_inputs
 from stream.ivt import IVT
 from stream.session import StreamSession
-from tests.made_steps import OPTIONS, QUESTION, answer_logits, example, made_steps, moved_tiny, with_residuals
+from tests.made_steps import (
+    OPTIONS,
+    QUESTION,
+    answer_logits,
+    example,
+    made_steps,
+    moved_tiny,
+    official_tiny,
+    with_residuals,
+)
 
 
 def tensors(model: GazeQwen) -> dict[str, Tensor]:
@@ -346,29 +355,9 @@ def test_names_and_arguments_that_mean_nothing(saved: Path, tmp_path: Path) -> N
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> GazeQwen:
     """The published module and rules at tiny size, saved and loaded again."""
-    tiny = GazeQwen.from_pretrained("tiny")
-    config = GazeQwenConfig(
-        name="tiny-official",
-        compat="official",
-        trained="untrained",
-        preprocess=TINY_CONFIG.preprocess,
-        features=FeatureConfig(
-            vjepa=VJEPAConfig(dim=24, depth=4, heads=2, mlp_dim=48, hierarchical_layers=(0, 1, 2, 3)),
-            window_frames=16,
-            size_px=64,
-            tubelets_per_step=8,
-        ),
-        gaze_encoding=GazeEncodingConfig(name="official"),
-        resampler=ResamplerConfig(
-            kind="official", dim=16, latents=4, blocks=2, heads=1, layers=(0, 1, 2, 3), allow_last_layer=True
-        ),
-    )
-    torch.manual_seed(5)
-    made = GazeQwen(config, vlm=tiny.vlm, tokenizer=tiny.tokenizer, extractor=build_extractor(config.features))
-    with_residuals(made)
-    folder = made.save_pretrained(tmp_path_factory.mktemp("official") / "model")
+    folder = official_tiny().save_pretrained(tmp_path_factory.mktemp("official") / "model")
     loaded = GazeQwen.from_pretrained(folder)
-    assert_same(loaded, made)
+    assert_same(loaded, official_tiny())
     return loaded
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,10 @@ from benchmarks.streamgaze.tasks import TASKS, Sample
 from benchmarks.streamgaze.work import Settings
 from gazeqwen import GazeQwen, prompts
 from gazeqwen.arms import ARMS
-from gazeqwen.config import FeatureConfig, GazeEncodingConfig, GazeQwenConfig, ResamplerConfig, VJEPAConfig
 from gazeqwen.errors import ConfigError
-from gazeqwen.tiny import TINY_CONFIG
-from gazeqwen.vjepa import build_extractor
 from stream.session import StreamSession
 from stream.video import frame_times
-from tests.made_steps import moved_tiny, with_residuals
+from tests.made_steps import moved_tiny, official_tiny
 from tests.streamgaze_data import FPS, make_dataset
 from tests.test_checkpoint import official_by_hand
 
@@ -45,29 +41,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         tmp_path_factory.mktemp("data"), videos=2, seconds=7.0, points=2, windows={"present": PRESENT_S}
     )
     return Dataset.open(folder)
-
-
-@cache
-def published() -> GazeQwen:
-    """The published module and rules at tiny size."""
-    tiny = GazeQwen.from_pretrained("tiny")
-    config = GazeQwenConfig(
-        name="tiny-official",
-        compat="official",
-        preprocess=TINY_CONFIG.preprocess,
-        features=FeatureConfig(
-            vjepa=VJEPAConfig(dim=24, depth=4, heads=2, mlp_dim=48, hierarchical_layers=(0, 1, 2, 3)),
-            size_px=64,
-            tubelets_per_step=8,
-        ),
-        gaze_encoding=GazeEncodingConfig(name="official"),
-        resampler=ResamplerConfig(
-            kind="official", dim=16, latents=4, blocks=2, heads=1, layers=(0, 1, 2, 3), allow_last_layer=True
-        ),
-    )
-    torch.manual_seed(5)
-    made = GazeQwen(config, vlm=tiny.vlm, tokenizer=tiny.tokenizer, extractor=build_extractor(config.features))
-    return with_residuals(made)
 
 
 def protocol_of(data: Dataset, name: str, *, model: GazeQwen | None = None, **options: Any) -> Any:
@@ -193,7 +166,7 @@ def test_cached_features_change_nothing(data: Dataset, tmp_path: Path) -> None:
 
 def test_a_converted_checkpoint_is_not_streamed(data: Dataset) -> None:
     with pytest.raises(ConfigError, match="--protocol official"):
-        protocol_of(data, "stream", model=published())
+        protocol_of(data, "stream", model=official_tiny())
 
 
 # -- official ----------------------------------------------------------------------------------------------------------
@@ -256,17 +229,17 @@ def test_official_draws_no_marker_on_a_frame_without_gaze(data: Dataset) -> None
 
 def test_official_on_a_converted_checkpoint_is_the_published_evaluation(data: Dataset) -> None:
     sample = sample_of(data, "NFI", video=1)
-    row = row_of(data, "official", sample, model=published(), gaze_input="fixations")
+    row = row_of(data, "official", sample, model=official_tiny(), gaze_input="fixations")
     recording = data.recording(sample.video, gaze_input="fixations")
-    protocol = protocol_of(data, "official", model=published(), gaze_input="fixations")
+    protocol = protocol_of(data, "official", model=official_tiny(), gaze_input="fixations")
     steps, _ = protocol.steps(recording, frame_times(recording.path), 0.0, sample.t_s)
     text = prompts.choice_prompt(sample.question, sample.options)
-    logits = official_by_hand(published(), steps, recording.fixations, text)
-    expected = torch.log_softmax(logits[prompts.letter_ids(published().tokenizer, 4)], dim=0)
+    logits = official_by_hand(official_tiny(), steps, recording.fixations, text)
+    expected = torch.log_softmax(logits[prompts.letter_ids(official_tiny().tokenizer, 4)], dim=0)
     torch.testing.assert_close(torch.tensor(values(row)), expected, **CLOSE)
     assert steps[0].frame_times_s[0] == 0.0
     assert steps[-1].span_s[1] == sample.t_s
-    assert values(row) != values(row_of(data, "official", sample, model=published(), arm="none"))
+    assert values(row) != values(row_of(data, "official", sample, model=official_tiny(), arm="none"))
 
 
 def test_standalone_wording_and_its_tie(data: Dataset) -> None:
@@ -412,7 +385,7 @@ def test_every_arm_of_a_model_answers(data: Dataset, protocol: str) -> None:
 def test_a_converted_checkpoint_answers_for_the_heatmap_arm(data: Dataset, protocol: str) -> None:
     sample = sample_of(data, "OAR")
     shown, plain = (
-        row_of(data, protocol, sample, arm=arm, model=published(), scoring="letters") for arm in ("heatmap", "none")
+        row_of(data, protocol, sample, arm=arm, model=official_tiny(), scoring="letters") for arm in ("heatmap", "none")
     )
     assert shown["frame_times_s"] == plain["frame_times_s"]
     assert values(shown) != values(plain)

@@ -28,12 +28,7 @@ from benchmarks.streamgaze.protocols import (
     reason_of,
 )
 from benchmarks.streamgaze.tasks import TASKS, Sample
-from benchmarks.streamgaze.wording import (
-    Form,
-    gazeqwen_point_question,
-    streamgaze_choice_prompt,
-    streamgaze_remind_prompt,
-)
+from benchmarks.streamgaze.wording import Form, gazeqwen_point_question, streamgaze_prompt
 from gazeqwen.errors import InputError
 from gazeqwen.official import official_frame_times, pick_fps
 from gazeqwen.types import Fixations, GazeEvents, Step
@@ -264,11 +259,7 @@ class StreamGaze(ClipProtocol):
     parser: Form = "strict"
 
     def wording(self, sample: Sample) -> Wording:
-        drawn = self.arm.changes_frames
-        if sample.options:
-            prompt = streamgaze_choice_prompt(sample.question, sample.options, gaze_drawn=drawn)
-        else:
-            prompt = streamgaze_remind_prompt(sample.question, gaze_drawn=drawn)
+        prompt = streamgaze_prompt(sample.question, sample.options, gaze_drawn=self.arm.changes_frames)
         return Wording(sample.question, sample.options, prompt)
 
     def vjepa_frames(self) -> int:

@@ -113,6 +113,10 @@ class Protocol(ABC):
         """Facts of this process for sessions.jsonl."""
         return {}
 
+    def window_s(self, sample: Sample) -> float | None:
+        """How far back the sample may see."""
+        return self.dataset.windows[TASKS[sample.task].group]
+
     def row(self, sample: Sample, **values: Any) -> Row:
         """A row of this sample with everything that is not given empty (`records.PREDICTION_KEYS`)."""
         prediction = values.get("prediction", "")
@@ -235,10 +239,6 @@ class ModelProtocol(Protocol):
             gaze_lag_s=self.arm.gaze_lag_s,
             **options,
         )
-
-    def window_s(self, sample: Sample) -> float | None:
-        """How far back the sample may see."""
-        return self.dataset.windows[TASKS[sample.task].group]
 
     def ask(self, session: StreamSession, sample: Sample, *, at_s: float, window_s: float | None = None) -> Row:
         """The sample's row from a session that has seen what it may see; evidence as the session reports it."""

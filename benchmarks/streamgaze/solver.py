@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.streamgaze.protocols import SAMPLE_ERRORS, Protocol, Row, has_gaze, labels, reason_of
 from benchmarks.streamgaze.qa_writer import made_question
-from benchmarks.streamgaze.tasks import TASKS, Sample
+from benchmarks.streamgaze.tasks import Sample
 from benchmarks.streamgaze.work import Settings
 from gazeqwen.errors import ConfigError
 from gazeqwen.question_rules import solve
@@ -70,5 +70,5 @@ class Solver(Protocol):
             yield row
 
     def _seen_s(self, sample: Sample) -> tuple[float, float]:
-        window_s = self.dataset.windows[TASKS[sample.task].group]
+        window_s = self.window_s(sample)
         return (0.0 if window_s is None else max(0.0, sample.t_s - window_s)), sample.t_s

@@ -71,6 +71,13 @@ def streamgaze_remind_prompt(question: str, *, gaze_drawn: bool = False) -> str:
     return (STREAMGAZE_GAZE_INSTRUCTION if gaze_drawn else "") + _STREAMGAZE_REMIND.format(question)
 
 
+def streamgaze_prompt(question: str, options: Sequence[str], *, gaze_drawn: bool = False) -> str:
+    """StreamGaze's user turn of any sample: a test point is one without options."""
+    if options:
+        return streamgaze_choice_prompt(question, options, gaze_drawn=gaze_drawn)
+    return streamgaze_remind_prompt(question, gaze_drawn=gaze_drawn)
+
+
 def gazeqwen_point_question(question: str, *, task: str, wording: ProactiveWording = "shared") -> str:
     """A proactive test point as GazeQwen's multiple-choice question; its options are "A. Yes" and "B. No".
 

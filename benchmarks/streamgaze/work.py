@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -261,15 +261,4 @@ def sample_row(sample: Sample) -> dict[str, Any]:
 
 def settings_of(arguments: Any) -> Settings:
     """The settings that the flags of `gazeqwen eval streamgaze` ask for."""
-    return Settings(
-        protocol=arguments.protocol,
-        arm=arguments.arm,
-        tasks=tuple(arguments.tasks),
-        limit=arguments.limit,
-        seed=arguments.seed,
-        scoring=arguments.scoring,
-        gaze_input=arguments.gaze_input,
-        window=arguments.window,
-        max_frames=arguments.max_frames,
-        proactive_wording=arguments.proactive_wording,
-    )
+    return Settings(**{field.name: getattr(arguments, field.name) for field in fields(Settings)})
