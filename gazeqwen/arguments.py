@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from gazeqwen._version import __version__
 from gazeqwen.arguments_streamgaze import add_commands
+from gazeqwen.arguments_train import add_train
 
 HELP_WIDTH = 80
 ROLES = ("t", "x", "y", "valid", "confidence")
@@ -118,6 +119,7 @@ def build_parser() -> Parser:
     demo.add_argument("--seed", type=_seed, default=7, help="of the rendered scene (default: 7)")
     demo.set_defaults(command="demo")
 
+    add_train(commands, count=_count)
     add_commands(commands, model_flags=_model_flags, types={"count": _count, "seed": _seed})
 
     app = commands.add_parser("app", help="the live page (not in this release yet)")

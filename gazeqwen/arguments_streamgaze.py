@@ -33,6 +33,9 @@ def add_commands(
     run.add_argument("--arm", default="inject", metavar="NAME", help="how gaze reaches the model (default: inject)")
     run.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="SR OTP GSM NFI OI-E OI-H OAR FAP GTA OAA")
     run.add_argument("--limit", type=count, metavar="N", help="the first N samples of each task: for testing only")
+    run.add_argument(
+        "--split", type=_split, metavar="FILE[:PART]", help="one part's videos only (`data split`; default part: test)"
+    )
     run.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="the I-th of N parts, from 1")
     run.add_argument("--seed", type=seed, default=0, metavar="S", help="of the arm `shuffled` (default: 0)")
     run.add_argument("--scoring", choices=SCORINGS, help="default: by protocol; stream: the model's")
@@ -56,6 +59,7 @@ def add_commands(
     run.add_argument("--no-cache", action="store_true", help="store no features")
     run.add_argument("--retry-failed", action="store_true", help="answer failed samples again")
     run.add_argument("--dry-run", action="store_true", help="questions, frames, bytes, hours and memory; runs nothing")
+    run.add_argument("--config", type=Path, metavar="FILE.yaml", help="flags by name; those given here win")
     run.add_argument("--json", action="store_true", help="one JSON object on stdout at the end")
     model_flags(run)
     run.set_defaults(command="eval streamgaze")
@@ -123,11 +127,24 @@ def add_commands(
     build.add_argument("--per-video", type=count, metavar="N", help="questions of a task and video (causal rules)")
     build.add_argument("--json", action="store_true", help="one JSON object on stdout")
     build.set_defaults(command="data build")
+    text = "divide videos into train, validation and test"
+    split = kinds.add_parser("split", help=text, description=f"{text[0].upper()}{text[1:]}, by video.")
+    split.add_argument("data", type=Path, metavar="DIR")
+    split.add_argument("--out", type=Path, metavar="FILE.json", help="default: DIR/split.json")
+    split.add_argument("--seed", type=seed, default=42, metavar="S", help="default: 42, the published run's")
+    split.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    split.set_defaults(command="data split")
 
     text = "delete cached features"
     forget = commands.add_parser("forget", help=text, description=f"{text[0].upper()}{text[1:]}.")
     forget.add_argument("--cache", type=Path, metavar="DIR", help="default: the user's cache folder")
     forget.set_defaults(command="forget")
+
+
+def _split(text: str) -> tuple[Path, str]:
+    """ "s.json:train" -> (s.json, "train"). Parts are letters only, so a colon of a path is none of ours."""
+    file, _, part = text.rpartition(":")
+    return (Path(file), part) if file and part.isalpha() else (Path(text), "test")
 
 
 def _shard(text: str) -> tuple[int, int]:

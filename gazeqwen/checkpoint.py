@@ -5,6 +5,7 @@
     backbone/            the Qwen2.5-VL and its tokenizer, only when config.base is empty (the model owns them)
     lora/                PEFT's adapter, when there is one
     arms/NAME/           model.safetensors and lora/ of an arm trained on its own (`load_arm`)
+    README.md, train_config.yaml, results.json       what `gazeqwen train` tells of the weights
 
 Weights are safetensors; loading is strict: a missing or left-over tensor is an error that names it. Everything is
 written into a new folder beside the target and moved into place, so what was there survives a failure.
@@ -37,6 +38,7 @@ from gazeqwen.weight_files import (
     BACKBONE_TYPE,
     CONFIG,
     LORA,
+    TOLD,
     WEIGHTS,
     Quantization,
     find_folder,
@@ -156,8 +158,8 @@ def load_arm(model: GazeQwen, name_or_path: str | Path | None, arm: Arm | str) -
         if arm.weights == "own":
             looked = f"and there is no folder {arms / arm.name}" if arms else f"and {model.config.name!r} comes without"
             raise ConfigError(
-                f"arm {arm.name!r} answers with weights trained for it, {looked}; `gazeqwen train` of the next release "
-                "makes them"
+                f"arm {arm.name!r} answers with weights trained for it, {looked}; "
+                f"`gazeqwen train --set arm={arm.name}` makes them"
             )
         note = f"arm {arm.name!r} answers with the model's usual weights: it comes without any trained for this arm"
     else:
@@ -235,7 +237,7 @@ def _not_ours(folder: Path) -> str:
     names = {path.name for path in folder.iterdir()}
     if not names:
         return ""
-    foreign = sorted(names - {CONFIG, WEIGHTS, BACKBONE, LORA, ARMS})
+    foreign = sorted(names - {CONFIG, WEIGHTS, BACKBONE, LORA, ARMS, *TOLD})
     if foreign:
         return f"{foreign[0]} in it"
     saved = read_json(folder / CONFIG) if CONFIG in names else {}

@@ -1,4 +1,4 @@
-"""`gazeqwen`: ask, gaze check, info, convert, demo, app. Joins the rooms; everything it does is a library call.
+"""`gazeqwen`: ask, gaze check, info, convert, demo, train, app. Joins the rooms; everything it does is a library call.
 
 Results go to stdout; progress, notes and warnings to stderr. Bad input ends with exit code 2 and one line, never a
 traceback. With --json stdout holds one JSON object and nothing else. Flags: `arguments.py`.
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gazeqwen.arguments import GAZE_FLAGS, build_parser
+from gazeqwen.arguments_file import with_file
 from gazeqwen.errors import GazeQwenError, InputError
 from gazeqwen.types import plain_json
 
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("libav").setLevel(logging.CRITICAL)  # FFmpeg's own lines: what matters of them is in our errors
     try:
-        arguments = build_parser().parse_args(argv)
+        arguments = build_parser().parse_args(with_file(sys.argv[1:] if argv is None else argv))
         code = COMMANDS[arguments.command](arguments)
         if sys.stdout is not None:  # it is None where the caller closed it
             sys.stdout.flush()
@@ -294,6 +295,14 @@ def _demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _train(arguments: argparse.Namespace) -> int:
+    with _quiet_libraries():
+        from benchmarks.streamgaze.training import open_source
+        from gazeqwen.train.command import command
+
+        return command(arguments, open_source)
+
+
 def _app(_arguments: argparse.Namespace) -> int:
     print(APP_NOTICE, file=sys.stderr)
     return 2
@@ -306,6 +315,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "convert official": _convert_official,
     "convert vjepa": _convert_vjepa,
     "demo": _demo,
+    "train": _train,
     "app": _app,
 }
 # Commands of the benchmark room, each a module's `command(arguments)`; imported when one is given.
@@ -317,6 +327,7 @@ BENCHMARKS = {
     "data validate": "benchmarks.streamgaze.validate",
     "data mini": "benchmarks.streamgaze.mini",
     "data build": "benchmarks.streamgaze.pipeline.build",
+    "data split": "benchmarks.streamgaze.split",
     "forget": "benchmarks.streamgaze.feature_cache",
 }
 

@@ -155,11 +155,9 @@ class GazeQwen(nn.Module):
         residuals = None
         if arm.inject:
             with _timed(clock, "resampler"):
-                features = frozen.features
-                if features is None:  # arm.features_zeroed
-                    k = 1 if self.official else self.config.features.tubelets_per_step
-                    shape = (len(steps), k, frozen.h, frozen.w, self._feature_dim)
-                    features = next(self.resampler.parameters()).new_zeros(shape)
+                # Features that another arm left in `frozen` are not this one's.
+                features = self._zero_features(len(steps), frozen) if arm.features_zeroed else frozen.features
+                assert features is not None  # `_require_frozen`
                 if self.official:
                     scanpath = arm.scanpath(fixations if fixations is not None else Fixations.empty())
                     residuals = self._official_residuals(steps, features, scanpath)
@@ -238,6 +236,12 @@ class GazeQwen(nn.Module):
             raise InputError(
                 "frozen", expected=f"V-JEPA features for arm {arm.name!r}", found="none", fix="make it with this arm"
             )
+
+    def _zero_features(self, steps: int, frozen: Frozen) -> Tensor:
+        """What an arm without features gets in their place."""
+        tubelets = 1 if self.official else self.config.features.tubelets_per_step
+        weight = next(self.resampler.parameters())
+        return weight.new_zeros(steps, tubelets, frozen.h, frozen.w, self._feature_dim)
 
     def new_window(self) -> RollingWindow:
         """V-JEPA's state at the start of a stream."""

@@ -23,6 +23,7 @@ from gazeqwen.prompts import TURN_END, VIDEO_PAD, VISION_END, VISION_START
 
 Quantization = Literal["nf4", "int8"]
 CONFIG, WEIGHTS, BACKBONE, LORA, ARMS = "config.json", "model.safetensors", "backbone", "lora", "arms"
+TOLD = ("README.md", "train_config.yaml", "results.json")  # a training run's card, settings and results
 BACKBONE_TYPE = "qwen2_5_vl"
 SPOKEN_TOKENS = ("<|im_start|>", TURN_END, VISION_START, VISION_END, VIDEO_PAD)
 NF4_BLOCK = 64  # weights that share a scale, bitsandbytes' default

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -32,6 +32,37 @@ from stream.video_source import size_within
 COUNTS_FRAMES_AT_FPS = {"egtea": 24.0, "holoassist": 24.46}
 
 
+class FrameSource(Protocol):
+    """Where a recording's frames come from: a file, or something that draws them."""
+
+    def probe(self) -> VideoInfo: ...
+
+    def times_s(self) -> np.ndarray:
+        """As `stream.video.frame_times`."""
+        ...
+
+    def read_at(self, times_s: np.ndarray, *, max_pixels: int | None) -> Iterator[tuple[int, Frame]]:
+        """As `stream.video.read_at`."""
+        ...
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """Frames decoded from a file."""
+
+    path: Path
+    backend: Backend = "pyav"
+
+    def probe(self) -> VideoInfo:
+        return probe(self.path)
+
+    def times_s(self) -> np.ndarray:
+        return frame_times(self.path)
+
+    def read_at(self, times_s: np.ndarray, *, max_pixels: int | None) -> Iterator[tuple[int, Frame]]:
+        return read_at(self.path, times_s, max_pixels=max_pixels, backend=self.backend)
+
+
 class Recording:
     """A video with its gaze. Nothing is decoded before `steps` is iterated; the recording can be read again and again.
 
@@ -40,6 +71,9 @@ class Recording:
         gaze: what the tracker's file said, or None.
         samples, fixations: its samples (empty without a file) and the whole recording's fixations.
         detector, parameters: what made the fixations; `device` and `file` ones come from the file itself.
+
+    Args:
+        frames: where they come from; default: the file `video`.
     """
 
     def __init__(
@@ -50,10 +84,12 @@ class Recording:
         detector: str | None = None,
         parameters: Mapping[str, Any] | None = None,
         backend: Backend = "pyav",
+        frames: FrameSource | None = None,
     ) -> None:
         self.path, self.gaze = Path(video), gaze
         self.backend: Backend = backend
-        self.info: VideoInfo = probe(video)
+        self._frames: FrameSource = frames or VideoFile(self.path, backend)
+        self.info: VideoInfo = self._frames.probe()
         self.samples = GazeSamples.build([], np.zeros((0, 2))) if gaze is None else gaze.samples
         stored = None if gaze is None else gaze.fixations
         if detector is None:
@@ -83,7 +119,7 @@ class Recording:
     def _frame_times_s(self) -> np.ndarray:
         """Times of all frames; none where the file is damaged: decoding then says so, after what is readable."""
         try:
-            return frame_times(self.path)
+            return self._frames.times_s()
         except InputError:
             return np.zeros(0)
 
@@ -235,7 +271,7 @@ class Recording:
                 yield row, Frame(time_s, float(ends[np.searchsorted(known, time_s)]) - time_s, blank)
         if first == len(asked_s):
             return
-        for row, frame in read_at(self.path, asked_s[first:], max_pixels=max_pixels, backend=self.backend):
+        for row, frame in self._frames.read_at(asked_s[first:], max_pixels=max_pixels):
             if known.size and frame.time_s == known[-1]:  # from the packet, as without decoding
                 frame = replace(frame, duration_s=self.end_s - frame.time_s)
             yield first + row, frame

@@ -540,6 +540,10 @@ def test_encoding_from_frozen_features_is_encoding(model: GazeQwen) -> None:
     assert torch.equal(model.frozen(steps, arm="none").visual, model.frozen(steps).visual)
     assert not torch.equal(model.frozen(steps, arm="marker").visual, model.frozen(steps).visual)
     assert not model.frozen(steps).visual.requires_grad
+    # An arm without features leaves out those that another arm's cache brings.
+    without, brought = (model.encode(steps, arm="no-features", frozen=made) for made in (None, model.frozen(steps)))
+    assert without.residuals is not None and brought.residuals is not None
+    assert torch.equal(without.residuals.base, brought.residuals.base) and without.residuals.base.any()
 
 
 def test_frozen_features_in_runs_are_those_of_the_stream(model: GazeQwen) -> None:

@@ -97,6 +97,7 @@ def test_flags_of_the_pages_exist() -> None:
         parser += _help(*name.split())
     known = set(re.findall(r"--[a-z][\w-]+", parser)) | {"--no-clips"}  # the lmms-eval plug-in's own
     others = {"--system-site-packages", "--extra-index-url"}  # of venv and pip
+    others |= {"--num_processes"}  # of accelerate launch
     others |= {"--model_args", "--include_path"}  # of lmms-eval
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")

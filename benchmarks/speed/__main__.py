@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed SUITE [--json FILE] [--only NAME]... [--repeats 7] [--device cpu] [--quick] [--check]
 
-SUITE is core or streamgaze.
+SUITE is core, streamgaze or train.
 
 Exit code: 0 when everything could be measured, 2 when something could not or the command is wrong; with --check, 1 when
 a bound is missed.
@@ -21,10 +21,11 @@ import torch
 from benchmarks.speed.core import CORE, Measurement, Options
 from benchmarks.speed.results import as_json, machine, table_head, table_row, write_json
 from benchmarks.speed.streamgaze import STREAMGAZE
+from benchmarks.speed.train import TRAIN
 from gazeqwen.errors import GazeQwenError
 
-SUITES: dict[str, tuple[Measurement, ...]] = {"core": CORE, "streamgaze": STREAMGAZE}
-SHOWS_PARTS = ("streamgaze",)  # suites of whole runs: what they are made of stands below each row
+SUITES: dict[str, tuple[Measurement, ...]] = {"core": CORE, "streamgaze": STREAMGAZE, "train": TRAIN}
+SHOWS_PARTS = ("streamgaze", "train")  # suites of whole runs: what they are made of stands below each row
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

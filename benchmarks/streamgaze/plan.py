@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.streamgaze.protocols import Cost, ModelProtocol, build_protocol
 from benchmarks.streamgaze.tasks import Sample
-from benchmarks.streamgaze.work import Settings, choose_samples, share
+from benchmarks.streamgaze.work import Settings, choose_samples, require_not_trained_on, share
 from gazeqwen.errors import InputError
 from gazeqwen.types import Step
 from stream.recording import Recording
@@ -46,8 +46,9 @@ def plan(
     Raises:
         InputError, ConfigError: as `run.run`; no video of the share can be opened.
     """
-    samples = choose_samples(dataset, settings.tasks, settings.limit)
+    samples = choose_samples(dataset, settings)
     mine = share(samples, shard)
+    require_not_trained_on(model, settings, load or {}, {sample.video for sample in samples})
     protocol = build_protocol(dataset, settings, model, load or {}, None)
     counted = Counter(sample.task for of_video in mine.values() for sample in of_video)
     found: dict[str, Any] = {

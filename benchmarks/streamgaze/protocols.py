@@ -182,7 +182,7 @@ class ModelProtocol(Protocol):
         self._donors: Mapping[str, str] = {}
         if self.arm.gaze_from_other:
             gaze_input = settings.gaze_input
-            with_gaze = (v for v in dataset.videos if dataset.gaze_path(v, gaze_input=gaze_input) is not None)
+            with_gaze = (v for v in settings.videos(dataset) if dataset.gaze_path(v, gaze_input=gaze_input) is not None)
             self._donors = gaze_donors(with_gaze, settings.seed)
 
     @abstractmethod

@@ -107,6 +107,8 @@ def not_comparable(setup: Mapping[str, Any], *, synthetic: bool) -> list[str]:
             "data: the size of each task is not published; the paper counts 8,521 questions, a proactive one of "
             "several test points once, where n here counts its points."
         ]
+    if setup["split"] is not None:
+        reasons.append(f"part {setup['split']['part']} of a split: {setup['split']['videos']} of the data's videos.")
     if setup["limit"] is not None:
         reasons.append("this run is limited.")
     if setup["arm"] not in ("marker", "marker-trained"):

@@ -80,7 +80,8 @@ def setup_facts(setup: Mapping[str, Any], counts: Mapping[str, Any], *, label: s
     if setup["protocol"] == "official":
         protocol.append(f"proactive wording {setup['proactive_wording']}")
     protocol.append(f"gaze from {setup['gaze_input'] or 'samples, else fixations'}")
-    data = [str(setup["data"]), f"{setup['rules']} rules", f"{counts['bootstrap']['videos']} videos"]
+    part = [f"part {setup['split']['part']} of a split"] if setup["split"] else []
+    data = [str(setup["data"]), *part, f"{setup['rules']} rules", f"{counts['bootstrap']['videos']} videos"]
     return Facts(
         (
             (f"{label}model", f"{setup['model']} ({setup['trained'] or 'training not stated'})"),

@@ -39,6 +39,7 @@ def setup_of(run: RunData) -> dict[str, Any]:
     keys = ("protocol", "arm", "scoring", "window", "gaze_input", "limit", "seed", "max_frames", "proactive_wording")
     return {
         **{key: identity.get(key) for key in keys},
+        "split": identity.get("split"),
         "model": model.get("name") or model.get("id"),
         "trained": model.get("trained"),
         "data": data.get("name"),
@@ -64,7 +65,7 @@ def require_same_samples(a: RunData, b: RunData) -> None:
         b.path,
         expected=f"the {len(first)} samples of {name}",
         found=f"{len(second)}: {only}, {other}",
-        fix="run both on the same data with the same --tasks and --limit",
+        fix="run both on the same data with the same --tasks, --limit and --split",
     )
 
 

@@ -33,6 +33,7 @@ from benchmarks.streamgaze.work import (
     Settings,
     choose_samples,
     model_id,
+    require_not_trained_on,
     require_same,
     sample_row,
     settings_of,
@@ -121,14 +122,14 @@ def run(
         progress: called after every row.
 
     Raises:
-        InputError: the data, the model or the run can't be used; `out` holds a run of something else; a row can't be
-            written (what was written before stays).
+        InputError: the data, the split, the model or the run can't be used; the model was trained on videos of the run;
+            `out` holds a run of something else; a row can't be written (what was written before stays).
         ConfigError: the settings, arm or protocol don't fit the model or the data.
     """
     began = time.perf_counter()
     out, settings = Path(out), settings or Settings()
     dataset = data if isinstance(data, Dataset) else Dataset.open(data)
-    samples = choose_samples(dataset, settings.tasks, settings.limit)
+    samples = choose_samples(dataset, settings)
     mine = share(samples, shard)
     asked: dict[str, Any] = {"id": model_id(model, settings)}
     if not get_arm(settings.arm).solver:
@@ -144,6 +145,7 @@ def run(
     if not left:
         return _finished(summary, began, samples)
 
+    require_not_trained_on(model, settings, load or {}, {sample.video for sample in samples})
     from benchmarks.streamgaze.protocols import answered, build_protocol
 
     protocol = build_protocol(dataset, settings, model, load or {}, cache)

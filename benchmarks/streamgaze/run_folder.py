@@ -56,6 +56,7 @@ def begin(out: Path, identity: Mapping[str, Any], protocol: Protocol, dataset: D
         "device": protocol.device(),
         "created": _now(),
         "data_folder": str(dataset.root.resolve()),
+        "split_file": None if protocol.settings.split is None else str(Path(protocol.settings.split[0]).resolve()),
         "unusable_entries": len(dataset.unusable),
     }
     try:

@@ -20,7 +20,7 @@ def gaze_donors(videos: Iterable[str], seed: int) -> Mapping[str, str]:
     depend on the set of names and the seed alone: not on the order, the shard, or the tasks that are run.
 
     Args:
-        videos: every video of the data that has gaze, whatever part of it this process runs.
+        videos: every video of the run that has gaze, whatever share of them this process answers.
 
     Raises:
         ConfigError: fewer than two videos.

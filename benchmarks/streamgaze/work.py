@@ -6,6 +6,7 @@ go on under another one is refused: rows of two experiments must never stand in 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from benchmarks.streamgaze.records import MANIFEST
+from benchmarks.streamgaze.split import videos_of
 from benchmarks.streamgaze.tasks import TASKS, Sample, get_tasks
 from gazeqwen._version import __version__
 from gazeqwen.arguments_streamgaze import PROTOCOLS, SCORINGS
@@ -39,6 +41,7 @@ class Settings:
         protocol, arm: by name.
         tasks: abbreviations in registry order; all ten by default.
         limit: the first N samples of each task; None for all. For testing only.
+        split: (file, part): the videos that `split.read_split` finds under that part; None for all of the data.
         seed: of the arm `shuffled`.
         scoring: None takes the protocol's own, under `stream` the model's (`resolved_scoring`).
         gaze_input: "samples" or "fixations"; None takes samples where the recording has them.
@@ -54,6 +57,7 @@ class Settings:
     arm: str = "inject"
     tasks: tuple[str, ...] = ()
     limit: int | None = None
+    split: tuple[str | Path, str] | None = None
     seed: int = 0
     scoring: str | None = None
     gaze_input: GazeInput | None = None
@@ -96,6 +100,17 @@ class Settings:
         """A model is asked under the protocol `stream`."""
         return self.protocol == "stream" and not get_arm(self.arm).solver
 
+    def videos(self, dataset: Dataset) -> tuple[str, ...]:
+        """The run's videos, sorted: those of its part of the split, or all of the data.
+
+        Raises:
+            InputError: as `split.videos_of`.
+        """
+        if self.split is None:
+            return dataset.videos
+        file, part = self.split
+        return tuple(sorted(videos_of(Path(file), part, dataset.videos)))
+
     def resolved_scoring(self, model_scoring: str = "letters") -> str:
         """How predictions are read: as asked for, else the protocol's own way; "solver" for arms without a model."""
         if get_arm(self.arm).solver:
@@ -104,7 +119,7 @@ class Settings:
 
     def identity(self, dataset: Dataset) -> dict[str, Any]:
         """The part of a run's identity that is known without the model, in plain JSON types."""
-        samples = choose_samples(dataset, self.tasks, self.limit)
+        samples = choose_samples(dataset, self)
         counts = {task: sum(sample.task == task for sample in samples) for task in self.tasks}
         values = {
             "protocol": self.protocol,
@@ -112,6 +127,7 @@ class Settings:
             "tasks": list(self.tasks),
             "limit": self.limit,
             "limited": self.limit is not None,
+            "split": self._split_identity(dataset),
             "seed": self.seed,
             "gaze_input": self.gaze_input,
             "window": self.window,
@@ -127,22 +143,34 @@ class Settings:
             values["scoring"] = self.resolved_scoring()
         return cast("dict[str, Any]", plain_json(values))
 
+    def _split_identity(self, dataset: Dataset) -> dict[str, Any] | None:
+        """The part by its name and its videos: where the file lies and what else it holds decide no prediction."""
+        if self.split is None:
+            return None
+        videos = self.videos(dataset)
+        return {
+            "part": self.split[1],
+            "videos": len(videos),
+            "sha256": hashlib.sha256("\n".join(videos).encode()).hexdigest(),
+        }
 
-def choose_samples(dataset: Dataset, tasks: Iterable[str], limit: int | None) -> tuple[Sample, ...]:
-    """The run's samples in registry order of tasks, then order of the QA file; the first `limit` of each task.
+
+def choose_samples(dataset: Dataset, settings: Settings) -> tuple[Sample, ...]:
+    """The run's samples in registry order of tasks, then order of the QA file: of its part of the split, the first
+    `limit` of each task.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none; or as `Settings.videos`.
     """
+    videos = set(settings.videos(dataset))
     chosen: list[Sample] = []
-    for task in get_tasks(tasks):
-        of_task = [sample for sample in dataset.samples((task.name,)) if sample.task == task.name]
-        chosen += of_task[:limit]
+    for task in settings.tasks:
+        chosen += [sample for sample in dataset.samples((task,)) if sample.video in videos][: settings.limit]
     if not chosen:
         raise InputError(
-            f"tasks {' '.join(task.name for task in get_tasks(tasks))}",
+            f"tasks {' '.join(settings.tasks)}",
             expected="at least one question that can be run",
-            found="none in this data",
+            found="none in this data" if settings.split is None else f"none in {settings.split[1]!r} of the split",
             fix="`gazeqwen data validate DIR` says why",
         )
     return tuple(chosen)
@@ -239,6 +267,36 @@ def model_id(model: str | Path | GazeQwen, settings: Settings) -> str:
     if isinstance(model, (str, Path)):
         return str(Path(model).resolve()) if str(model) != "tiny" and Path(model).is_dir() else str(model)
     return model.config.name
+
+
+def require_not_trained_on(
+    model: str | Path | GazeQwen, settings: Settings, load: Mapping[str, Any], videos: Iterable[str]
+) -> None:
+    """Refuses videos that the model was trained on, as far as its folder says (`train.setup.training_videos`), by name,
+    whatever the arm. Imports torch; loads no weights.
+
+    A model at hand says where it came from only if it came with weights of other arms; of any other nothing is known.
+
+    Raises:
+        InputError: names the model's folder, how many there are, and the first.
+    """
+    if get_arm(settings.arm).solver or (isinstance(model, str) and model == "tiny"):
+        return
+    from gazeqwen.train.setup import require_unseen, training_videos
+    from gazeqwen.weight_files import find_folder
+
+    if isinstance(model, (str, Path)):
+        folder = find_folder(model, bool(load.get("local_files_only")))
+    elif model.arms_folder is not None:
+        folder = model.arms_folder.parent
+    else:
+        return
+    require_unseen(
+        videos,
+        training_videos(folder),
+        source=str(folder),
+        fix="run others: --split FILE takes the test part of the split it was trained by",
+    )
 
 
 def sample_row(sample: Sample) -> dict[str, Any]:

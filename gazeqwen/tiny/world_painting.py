@@ -121,7 +121,10 @@ class Painter:
         self._draw_things(image, row, rest, corner)
         self._hands[int(script.grip[row])].lay(image, (script.hand[row] + script.half) * width)
         image += 0.5
-        return np.ascontiguousarray(image.astype(np.uint8).transpose(1, 2, 0))
+        frame = np.empty((*image.shape[1:], 3), dtype=np.uint8)
+        for channel, plane in enumerate(image):  # several times as fast as a transposed copy
+            frame[..., channel] = plane
+        return frame
 
     def _in_niche(self, row: int, hatch: int) -> bool:
         """Whether the object that began in this cupboard is still there, seen or not."""

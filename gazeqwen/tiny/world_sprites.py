@@ -8,6 +8,7 @@ object's own colour; other parts have a colour of their own or are a darker or l
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -188,8 +189,13 @@ FLASH = ring(0, 0, 1.08, 1.4)
 def _shrink(colour: np.ndarray, cover: np.ndarray) -> np.ndarray:
     """Fine samples to a sprite."""
     full = np.concatenate([colour * cover[..., None], cover[..., None]], axis=-1).astype(np.float32)
-    height, width = full.shape[0] // FINE, full.shape[1] // FINE
-    return full.reshape(height, FINE, width, FINE, 4).mean(axis=(1, 3))
+    # The sums of a mean over the fine axes, in its order, six times as fast.
+    total = full[::FINE, ::FINE].copy()
+    for row in range(FINE):
+        for column in range(FINE):
+            if row or column:
+                total += full[row::FINE, column::FINE]
+    return total / np.float32(FINE**2)
 
 
 def _grown(mask: np.ndarray, by: int) -> np.ndarray:
@@ -233,10 +239,17 @@ def object_sprite(noun: str, colour: str, *, state: str, flash: str | None, radi
 
 def hand_sprite(*, grip: bool, skin: np.ndarray, width_px: int) -> tuple[np.ndarray, np.ndarray]:
     """(sprite, (2,) pixel of its tip): a right hand and forearm from below; closed where it holds something."""
-    left, top, right, bottom = -0.12, -0.05, 0.42, 0.86
-    x = (np.arange(int((right - left) * width_px) * FINE) + 0.5) / FINE / width_px + left
-    y = (np.arange(int((bottom - top) * width_px) * FINE) + 0.5) / FINE / width_px + top
-    u, v = x[None, :], y[:, None]
+    paints, tip_px = _hand_paints(grip), np.array([-HAND_BOX[0], -HAND_BOX[1]]) * width_px
+    palette = np.zeros((2 + len(paints), 3), dtype=np.float32)
+    palette[1] = np.clip(0.45 * skin, 0, 255)  # outlines
+    for row, (_, paint) in enumerate(paints):
+        shade = 1.0 if paint is None else paint
+        palette[2 + row] = shade if isinstance(shade, tuple) else np.clip(skin * shade, 0, 255)
+    layers = _hand_layers(grip, width_px)
+    return _shrink(palette[layers], (layers > 0).astype(np.float32)), tip_px
+
+
+def _hand_paints(grip: bool) -> list[Part]:
     sleeve = [(line(0.14, 0.36, 0.32, 0.84, 0.062, 0.085), (70, 85, 120))]
     arm = [(line(0.045, 0.13, 0.16, 0.42, 0.042, 0.05), 0.93), (ellipse(0.035, 0.105, 0.058, 0.062), None)]
     if grip:
@@ -245,16 +258,24 @@ def hand_sprite(*, grip: bool, skin: np.ndarray, width_px: int) -> tuple[np.ndar
     else:
         fingers = [(line(0.02 + 0.5 * x1, 0.09, x1, y1, 0.0145), shade) for x1, y1, shade in OPEN_FINGERS]
         fingers += [(line(-0.015, 0.12, -0.078, 0.075, 0.0165), 1.05)]
-    rgb, cover = np.zeros((y.size, x.size, 3), dtype=np.float32), np.zeros((y.size, x.size), dtype=bool)
-    for mask, paint in [*arm, *fingers, *sleeve]:
-        where = mask(u, v)
-        rim = _grown(where, 3) & ~where
-        rgb[rim] = np.clip(0.45 * skin, 0, 255)
-        shade = 1.0 if paint is None else paint
-        rgb[where] = shade if isinstance(shade, tuple) else np.clip(skin * shade, 0, 255)
-        cover |= where | rim
-    return _shrink(rgb, cover.astype(np.float32)), np.array([-left, -top]) * width_px
+    return [*arm, *fingers, *sleeve]
 
 
+@lru_cache(maxsize=4)
+def _hand_layers(grip: bool, width_px: int) -> np.ndarray:
+    """(y, x) uint8 of fine samples: what is on top, 0 nothing, 1 an outline, 2 and up a part. No world changes it."""
+    left, top, right, bottom = HAND_BOX
+    x = (np.arange(int((right - left) * width_px) * FINE) + 0.5) / FINE / width_px + left
+    y = (np.arange(int((bottom - top) * width_px) * FINE) + 0.5) / FINE / width_px + top
+    layers = np.zeros((y.size, x.size), dtype=np.uint8)
+    for row, (mask, _) in enumerate(_hand_paints(grip)):
+        where = mask(x[None, :], y[:, None])
+        layers[_grown(where, 3) & ~where] = 1
+        layers[where] = 2 + row
+    layers.flags.writeable = False
+    return layers
+
+
+HAND_BOX = (-0.12, -0.05, 0.42, 0.86)  # left, top, right, bottom around the tip, in frame widths
 GRIP_FINGERS = ((0.01, 0.005, 1.0), (0.035, 0.03, 0.97), (0.06, 0.055, 0.94), (0.08, 0.078, 0.9))
 OPEN_FINGERS = ((-0.02, 0.0, 1.0), (0.025, -0.02, 0.98), (0.065, -0.01, 0.95), (0.1, 0.02, 0.92))

@@ -1,0 +1,1 @@
+"""The embedded default's own training and evidence: worlds as training videos, and what is measured on them."""
