@@ -40,8 +40,8 @@ def _revived(hint: Any, value: Any) -> Any:
     inner = typing.get_args(hint)
     if isinstance(value, list) and inner and is_dataclass(inner[0]):
         return tuple(inner[0].from_dict(item) for item in value)  # type: ignore[union-attr]
-    is_number = isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?e[+-]?\d+", value, re.IGNORECASE)
-    if is_number and (hint is float or float in inner or hint is Any):
+    is_for_numbers = hint is float or float in inner or hint is Any
+    if is_for_numbers and isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?e[+-]?\d+", value, re.IGNORECASE):
         return float(value)
     if typing.get_origin(hint) is Mapping and isinstance(value, Mapping):
         return {name: _revived(inner[1], item) for name, item in value.items()}
