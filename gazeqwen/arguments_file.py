@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gazeqwen.errors import InputError
+from gazeqwen.yaml_files import read_yaml
 
 _COMMAND = ["eval", "streamgaze"]
 
@@ -26,14 +27,7 @@ def with_file(argv: Sequence[str]) -> list[str]:
 
 
 def _flags(path: Path) -> list[str]:
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(path, expected="a YAML file", found=error.strerror or str(error)) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(path, expected="YAML", found=" ".join(str(error).split())[:160]) from error
+    values = read_yaml(path)
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise InputError(path, expected="flags and their values", found=type(values).__name__)
     found: list[str] = []

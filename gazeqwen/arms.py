@@ -77,6 +77,11 @@ class Arm:
     solver: bool = False
 
     @property
+    def uses_features(self) -> bool:
+        """V-JEPA's features reach the resampler."""
+        return self.inject and not self.features_zeroed
+
+    @property
     def gaze_reaches(self) -> bool:
         """Some of the recording's gaze (or, for `shuffled`, of the other one's) can reach the answer."""
         return self.reaching is not _no_events

@@ -108,7 +108,7 @@ def sequence(model: GazeQwen, example: Example, arm: Arm, row: int) -> Sequenced
         length += len(ids)
 
     add_text(prompts.PREFIX)
-    window = model.new_window() if arm.inject and not arm.features_zeroed and not model.official else None
+    window = model.start_window(arm)
     is_open = False
     for part in example.content:
         if isinstance(part, str):

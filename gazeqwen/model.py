@@ -214,7 +214,7 @@ class GazeQwen(nn.Module):
             visual = self.backbone.encode_visual(patches, grid)
         h, w = grid[1] // merge, grid[2] // merge
         features = None
-        if arm.inject and not arm.features_zeroed:
+        if arm.uses_features:
             with _timed(clock, "vjepa"):
                 features = (
                     self._official_features(steps, h, w) if self.official else self._features(steps, h, w, window)
@@ -223,7 +223,7 @@ class GazeQwen(nn.Module):
 
     def require_features(self, arm: Arm) -> None:
         """Raises ConfigError where the arm needs V-JEPA features and the model can't make them."""
-        if arm.inject and not arm.features_zeroed and self.extractor is None:
+        if arm.uses_features and self.extractor is None:
             raise ConfigError(
                 f"arm {arm.name!r} needs V-JEPA features, but this model has no V-JEPA weights: "
                 "pass vjepa=FILE to from_pretrained (docs/models.md says where to get it), or use --arm none"
@@ -232,7 +232,7 @@ class GazeQwen(nn.Module):
     def _require_frozen(self, frozen: Frozen, steps: Sequence[Step], arm: Arm) -> None:
         if len(frozen) != len(steps):
             raise InputError("frozen", expected=f"{len(steps)} steps", found=str(len(frozen)))
-        if arm.inject and not arm.features_zeroed and frozen.features is None:
+        if arm.uses_features and frozen.features is None:
             raise InputError(
                 "frozen", expected=f"V-JEPA features for arm {arm.name!r}", found="none", fix="make it with this arm"
             )
@@ -246,6 +246,10 @@ class GazeQwen(nn.Module):
     def new_window(self) -> RollingWindow:
         """V-JEPA's state at the start of a stream."""
         return RollingWindow(self.config.features)
+
+    def start_window(self, arm: Arm) -> RollingWindow | None:
+        """`new_window` for an arm; None where no rolling features are used."""
+        return self.new_window() if arm.uses_features and not self.official else None
 
     def _features(self, steps: Sequence[Step], h: int, w: int, window: RollingWindow | None) -> Tensor:
         """(S, K, h, w, Dv) features on the video-token grid; never later than each step's own last frame."""
@@ -310,7 +314,7 @@ class GazeQwen(nn.Module):
             arm=arm,
             cache=new_cache(self.backbone),
             rope=MRope(tokens_per_second=self.backbone.tokens_per_second),
-            window=self.new_window() if arm.inject and not arm.features_zeroed and not self.official else None,
+            window=self.start_window(arm),
             fixations=fixations,
         )
         self._append_text(state, prompts.PREFIX)

@@ -56,19 +56,17 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """N blocks padded to Q tokens, at rows [start, start + N * Q) of the row."""
+    """N blocks padded to Q tokens, one after the other in the row."""
 
-    start: int
     mask: Tensor  # (N, 1, Q, P + Q) bool, P prefix tokens that any block of the group sees
     seen: int  # P
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One video's rows: the prefix [start, stop), then its groups."""
+    """One video's rows: a prefix of so many tokens, then its groups."""
 
-    start: int
-    stop: int
+    prefix: int
     groups: tuple[Group, ...]
 
 
@@ -83,14 +81,15 @@ class Packing:
         """Tokens of each prefix and group, in order of the row."""
         sizes = []
         for part in self.parts:
-            sizes.append(part.stop - part.start)
+            sizes.append(part.prefix)
             sizes += [group.mask.shape[0] * group.mask.shape[2] for group in part.groups]
         return sizes
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
         """Attention of the row: (heads, L, d) each -> (heads, L, d)."""
         # Split, not sliced: the backward of a slice fills a zero tensor of the whole row.
-        queries, keys, values = (iter(rows.split(self.sizes, dim=1)) for rows in (query, key, value))
+        sizes = self.sizes
+        queries, keys, values = (iter(rows.split(sizes, dim=1)) for rows in (query, key, value))
         out = []
         for part in self.parts:
             q, k, v = next(queries), next(keys), next(values)
@@ -121,7 +120,7 @@ class Row:
             The row of the prefix's first token, and that of each block's.
         """
         start = self._append(embeds, positions)
-        stop, groups, starts = self.length, [], [0] * len(blocks)
+        groups, starts = [], [0] * len(blocks)
         by_length: dict[int, list[int]] = {}
         for index, block in enumerate(blocks):
             by_length.setdefault(-(-len(block.embeds) // LENGTH_STEP), []).append(index)
@@ -129,14 +128,13 @@ class Row:
             q = max(len(blocks[index].embeds) for index in members)
             seen = max(head + blocks[index].seen[1] for index in members)
             masks = [_mask(blocks[index], head, seen, q) for index in members]
-            first = self.length
             for index in members:
                 pad = q - len(blocks[index].embeds)
                 starts[index] = self._append(
                     F.pad(blocks[index].embeds, (0, 0, 0, pad)), F.pad(blocks[index].positions, (0, pad), value=1)
                 )
-            groups.append(Group(first, torch.stack(masks)[:, None].to(embeds.device), seen))
-        self._parts.append(Part(start, stop, tuple(groups)))
+            groups.append(Group(torch.stack(masks)[:, None].to(embeds.device), seen))
+        self._parts.append(Part(len(embeds), tuple(groups)))
         return start, starts
 
     def _append(self, embeds: Tensor, positions: Tensor) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -12,6 +13,7 @@ from gazeqwen.arms import Arm
 from gazeqwen.frozen import Frozen
 from gazeqwen.train.config import TrainConfig
 from gazeqwen.train.examples import Ask, TrainingVideo
+from gazeqwen.train.state import read_metrics
 from gazeqwen.types import Question, Step
 from tests.made_steps import SQUARE, made_steps
 
@@ -92,3 +94,8 @@ def with_settings(config: TrainConfig, **settings: object) -> TrainConfig:
 
 def weights_of(parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
     return {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+
+def losses(out: Path) -> list[float]:
+    """The loss sequence of a run."""
+    return [row["loss"] for row in read_metrics(out) if row["event"] == "step"]

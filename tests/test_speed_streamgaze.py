@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from benchmarks.speed import __main__ as cli
-from benchmarks.speed import streamgaze, streamgaze_long, streamgaze_resume, streamgaze_stream
+from benchmarks.speed import processes, streamgaze, streamgaze_long, streamgaze_resume, streamgaze_stream
 from benchmarks.speed.core import Measurement, Options
 from benchmarks.speed.results import Result, as_json, table_row
 from benchmarks.speed.streamgaze import QUICK_VIDEO, STREAMGAZE, VIDEO
@@ -29,7 +29,7 @@ from gazeqwen.errors import InputError
 QUICK = Options(1, True, torch.device("cpu"))
 FORM = {"name", "value", "unit", "ratio", "parts", "repeats", "note", "bound", "ok"}
 SIDES = ("stream", "per_question")
-NAMES = [m.name for m in STREAMGAZE if m.name != "peak_memory" or streamgaze_long.STATUS.is_file()]  # Linux tells it
+NAMES = [m.name for m in STREAMGAZE if m.name != "peak_memory" or processes.STATUS.is_file()]  # Linux tells it
 Rows = Mapping[str, Mapping[str, Any]]
 
 
@@ -127,7 +127,7 @@ def test_a_run_of_its_own_process_gives_cost_and_memory(measured: tuple[Rows, st
     assert sum(seconds) == pytest.approx(5 * rows["cost_growth"]["value"])
     assert rows["cost_growth"]["ratio"] == 1.0  # the same run twice
     if "peak_memory" not in NAMES:
-        pytest.skip(f"no {streamgaze_long.STATUS} here")
+        pytest.skip(f"no {processes.STATUS} here")
     memory = rows["peak_memory"]["parts"]
     assert memory["peak_mb_0.1_min"] > memory["loaded_mb_0.1_min"] > 50
     assert rows["peak_memory"]["ratio"] == 1.0
@@ -204,7 +204,7 @@ def test_a_resumed_run_with_other_predictions_is_noticed(monkeypatch: pytest.Mon
 def test_memory_is_not_measured_where_the_system_does_not_tell(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(streamgaze_long, "STATUS", tmp_path / "status")
+    monkeypatch.setattr(processes, "STATUS", tmp_path / "status")
     assert cli.main(["streamgaze", "--quick", "--only", "peak_memory"]) == 2
     assert "peak_memory: not measured" in capsys.readouterr().err
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from benchmarks.speed import __main__ as cli
-from benchmarks.speed import train, train_batches
+from benchmarks.speed import processes, train, train_batches
 from benchmarks.speed.core import Options
 from benchmarks.speed.results import Result, as_json, table_row
 from benchmarks.speed.streamgaze_data import Videos, make_data
@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 FORM = {"name", "value", "unit", "ratio", "parts", "repeats", "note", "bound", "ok"}
 WEIGHT = "resampler.to_hidden.weight"
 QUICK = Options(1, True, CPU)
-NAMES = [m.name for m in TRAIN if m.name != "train_memory" or train_batches.STATUS.is_file()]  # Linux tells it
+NAMES = [m.name for m in TRAIN if m.name != "train_memory" or processes.STATUS.is_file()]  # Linux tells it
 Rows = Mapping[str, Mapping[str, Any]]
 
 
@@ -232,7 +232,7 @@ def test_memory_and_speed_compare_the_sizes_they_name(monkeypatch: pytest.Monkey
     whole = Options(7, False, CPU)
     speed = train_batches.train_batches("train_batches", whole)
     assert speed.value == 10.0 and speed.ratio == 1.0 and speed.parts["step_s_4_videos"] == 2.0
-    if train_batches.STATUS.is_file():
+    if processes.STATUS.is_file():
         memory = train_batches.train_memory("train_memory", whole)
         assert memory.ratio == pytest.approx(516 / 501) and memory.parts["added_mb_16_videos"] == 116.0
 
@@ -240,7 +240,7 @@ def test_memory_and_speed_compare_the_sizes_they_name(monkeypatch: pytest.Monkey
 def test_memory_is_not_measured_where_the_system_does_not_tell(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(train_batches, "STATUS", tmp_path / "status")
+    monkeypatch.setattr(processes, "STATUS", tmp_path / "status")
     assert cli.main(["train", "--quick", "--device", "cpu", "--only", "train_memory"]) == 2
     assert "train_memory: not measured" in capsys.readouterr().err
     assert train_batches.peak_mb(CPU) == 0.0
@@ -257,7 +257,7 @@ def test_a_process_of_its_own_measures(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", QUICK_VIDEO)
     found = train_batches.in_own_process(data, tmp_path, 1, CPU)
     assert found["questions"] == 5 and found["steps"] == 1
-    assert found["peak_mb"] > found["loaded_mb"] > 50 or not train_batches.STATUS.is_file()
+    assert found["peak_mb"] > found["loaded_mb"] > 50 or not processes.STATUS.is_file()
 
 
 # --- the projection --------------------------------------------------------------------------------------------------

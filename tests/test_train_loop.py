@@ -20,8 +20,7 @@ from gazeqwen.train.loop import Outcome, Trainer, new_accelerator
 from gazeqwen.train.overfit import overfit
 from gazeqwen.train.result import write_result
 from gazeqwen.train.setup import build, training_videos
-from gazeqwen.train.state import read_metrics
-from tests.made_training import MadeSource, made_config, weights_of
+from tests.made_training import MadeSource, losses, made_config, weights_of
 
 AUGMENTED = {
     "augment": [{"name": "noise", "params": {"sd_norm": 0.05}}],
@@ -53,10 +52,6 @@ def trainer_of(config: TrainConfig, *, n: int = 5, stop_at: int = 0, **options: 
 def run(config: TrainConfig, **options: Any) -> tuple[Trainer, Outcome]:
     trainer = trainer_of(config, **options)
     return trainer, trainer.run()
-
-
-def losses(out: Path) -> list[float]:
-    return [row["loss"] for row in read_metrics(out) if row["event"] == "step"]
 
 
 def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from gazeqwen.train.state import Checkpoints, read_metrics
+from tests.made_training import losses
 from tests.train_worker import start, work
 
 
@@ -35,10 +36,6 @@ def two(out: Path, settings: dict[str, Any], **environment: str) -> None:
     finally:
         for process in ranks:
             process.kill()
-
-
-def losses(out: Path) -> list[float]:
-    return [row["loss"] for row in read_metrics(out) if row["event"] == "step"]
 
 
 def scores(out: Path) -> list[float]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 from statistics import median
 
+from benchmarks.speed.processes import printed_by
 from benchmarks.speed.results import Result
 from gazeqwen.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
 TIME_LIMIT_S = 300
 _SCRIPT = """
 import json, time
@@ -45,22 +41,10 @@ def from_pretrained_tiny(name: str, repeats: int) -> Result:
 
 
 def _fresh() -> dict[str, float]:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", _SCRIPT],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=TIME_LIMIT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise InputError(
-            "from_pretrained_tiny_s", expected=f"at most {TIME_LIMIT_S} s", found="an interpreter that still ran"
-        ) from error
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise InputError("from_pretrained_tiny_s", expected="a model that loads", found=last)
-    return json.loads(done.stdout.splitlines()[-1])
+    return printed_by(
+        _SCRIPT,
+        source="from_pretrained_tiny_s",
+        expected="a model that loads",
+        limit_s=TIME_LIMIT_S,
+        environment=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )

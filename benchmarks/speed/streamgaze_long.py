@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 import tempfile
 from functools import cache
 from pathlib import Path
 
+from benchmarks.speed import processes
 from benchmarks.speed.core import Options
+from benchmarks.speed.processes import printed_by
 from benchmarks.speed.results import Result
 from benchmarks.speed.streamgaze_data import Videos, make_data
 from benchmarks.speed.streamgaze_stream import PARTS
 from benchmarks.streamgaze.records import read_run
 from gazeqwen.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
-TIME_LIMIT_S = 1800
 MINUTES = (1.0, 5.0, 20.0)
 QUICK_MINUTES = (0.1, 0.2)
-STATUS = Path("/proc/self/status")  # of Linux
-# The peak of this process alone: ru_maxrss starts from the parent's, which may be larger.
 _SCRIPT = """
 import json, sys
 from pathlib import Path
+from benchmarks.speed.processes import peak_mb
 from benchmarks.streamgaze.run import run
 from benchmarks.streamgaze.work import Settings
 from gazeqwen.model import GazeQwen
-
-def peak_mb():
-    if not Path("/proc/self/status").is_file():
-        return 0.0  # another system than Linux: cost_growth has no need of it, peak_memory is not measured
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
 
 folder = Path(sys.argv[1])
 model = GazeQwen.from_pretrained("tiny", device=sys.argv[2])
@@ -73,8 +64,10 @@ def peak_memory(name: str, options: Options) -> Result:
     Raises:
         InputError: not on Linux.
     """
-    if not STATUS.is_file():
-        raise InputError(name, expected=f"Linux, where {STATUS} tells a process's peak memory", found=sys.platform)
+    if not processes.STATUS.is_file():
+        raise InputError(
+            name, expected=f"Linux, where {processes.STATUS} tells a process's peak memory", found=sys.platform
+        )
     lengths = (QUICK_MINUTES if options.quick else MINUTES)[-2:]
     shorter, longer = (_run(minutes, options.quick, str(options.device)) for minutes in lengths)
     parts = {}
@@ -100,15 +93,8 @@ def _run(minutes: float, quick: bool, device: str) -> dict[str, float]:
     videos = _videos(minutes, quick)
     with tempfile.TemporaryDirectory(prefix="gazeqwen-speed-") as folder:
         make_data(Path(folder), videos)
-        command = [sys.executable, "-c", _SCRIPT, folder, device]
-        try:
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise InputError("run", expected=f"at most {TIME_LIMIT_S} s", found="a process that still ran") from error
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise InputError("run", expected=f"a run over {minutes:g} minutes that ends", found=last)
-        found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        expected = f"a run over {minutes:g} minutes that ends"
+        found: dict[str, float] = printed_by(_SCRIPT, folder, device, source="run", expected=expected)
         rows = read_run(Path(folder) / "run").predictions.values()
         failed = [row["reason"] for row in rows if row["status"] != "ok"]
         if failed or len(rows) != videos.questions:

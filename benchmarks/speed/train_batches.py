@@ -4,20 +4,19 @@ each size."""
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 from functools import cache
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import torch
 
+from benchmarks.speed import processes
 from benchmarks.speed.core import Options
+from benchmarks.speed.processes import printed_by
 from benchmarks.speed.results import Result
 from benchmarks.speed.streamgaze_data import Videos, make_data
-from benchmarks.speed.streamgaze_long import ROOT, STATUS, TIME_LIMIT_S
 from benchmarks.speed.train_sides import Ours
 from gazeqwen.errors import InputError
 
@@ -47,8 +46,10 @@ def train_memory(name: str, options: Options) -> Result:
     Raises:
         InputError: without a GPU on another system than Linux.
     """
-    if options.device.type != "cuda" and not STATUS.is_file():
-        raise InputError(name, expected=f"Linux, where {STATUS} tells a process's peak memory", found=sys.platform)
+    if options.device.type != "cuda" and not processes.STATUS.is_file():
+        raise InputError(
+            name, expected=f"Linux, where {processes.STATUS} tells a process's peak memory", found=sys.platform
+        )
     runs = _runs(options)
     parts: dict[str, float] = {}
     for size, found in runs.items():
@@ -75,10 +76,7 @@ def peak_mb(device: torch.device) -> float:
     """The most memory so far; 0 where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    if not STATUS.is_file():
-        return 0.0
-    # Of this process alone: ru_maxrss starts from the parent's, which may be larger.
-    return next(int(line.split()[1]) / 1024 for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+    return processes.peak_mb()
 
 
 def print_measured(data: str, work: str, batch_videos: str, device: str) -> None:
@@ -88,15 +86,8 @@ def print_measured(data: str, work: str, batch_videos: str, device: str) -> None
 
 def in_own_process(data: Path, work: Path, batch_videos: int, device: torch.device) -> dict[str, float]:
     """As `measure`. Raises InputError where the process fails, or does not end."""
-    command: list[Any] = [sys.executable, "-c", _SCRIPT, data, work, str(batch_videos), str(device)]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise InputError("run", expected=f"at most {TIME_LIMIT_S} s", found="a process that still ran") from error
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise InputError("run", expected=f"steps of {batch_videos} videos that end", found=last)
-    return json.loads(done.stdout.splitlines()[-1])
+    expected = f"steps of {batch_videos} videos that end"
+    return printed_by(_SCRIPT, data, work, batch_videos, device, source="run", expected=expected)
 
 
 def _videos(quick: bool) -> Videos:

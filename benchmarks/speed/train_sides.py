@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.streamgaze.dataset import Dataset
 from benchmarks.streamgaze.official_rules import official_frame_rows
-from benchmarks.streamgaze.training import Asked, asked_of, encoder, open_source, start_window, training_video
+from benchmarks.streamgaze.training import Asked, asked_of, encoder, open_source, training_video
 from gazeqwen.train import schedule
 from gazeqwen.train.batches import Drawn
 from gazeqwen.train.config import LossSettings, ModelSettings, OptimizerSettings, TrainConfig
@@ -208,7 +208,7 @@ class Published:
         """The question's own clip, from the video's beginning to its time, decoded and encoded."""
         model, arm = self.model, self.packed.arm
         return training_video(
-            self.id, [asked], self._items(asked), encode=encoder(model, arm), window=start_window(model, arm)
+            self.id, [asked], self._items(asked), encode=encoder(model, arm), window=model.start_window(arm)
         )
 
     def _every_step(self, asked: Asked) -> Iterator[Step | Cut]:

@@ -285,7 +285,7 @@ class StreamGaze(ClipProtocol):
 
     def _with_vjepa(self, times_s: np.ndarray, rows: np.ndarray, start_s: float) -> np.ndarray:
         """`rows` and those of the frames that V-JEPA's window needs before each step's last frame."""
-        if not self.arm.inject or self.arm.features_zeroed or self.model.official:
+        if not self.arm.uses_features or self.model.official:
             return rows
         features = self.model.config.features
         ends_s = times_s[rows[1::2] if len(rows) > 1 else rows]

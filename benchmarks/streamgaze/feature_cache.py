@@ -16,7 +16,7 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -111,20 +111,9 @@ class FeatureCache:
     def _model_key(self) -> dict[str, Any]:
         if self._made_by is None:
             import av
-            import torch
-            import transformers
 
-            config, backbone = self.model.config, self.model.backbone
-            self._made_by = {
-                "vision": weights_digest(backbone.visual),
-                "extractor": weights_digest(self.model.extractor),
-                "features": config.features.to_dict(),
-                "preprocess": config.preprocess.to_dict(),
-                "patches": [backbone.patch_size, backbone.merge_size, backbone.temporal_patch_size],
-                "dtype": str(backbone.dtype),
-                "device": backbone.device.type,
-                "versions": [torch.__version__, transformers.__version__, av.__version__],
-            }
+            made_by = frozen_key(self.model)
+            self._made_by = {**made_by, "versions": [*made_by["versions"], av.__version__]}
         return self._made_by
 
     def count(self, name: str, by: int = 1) -> None:
@@ -151,7 +140,7 @@ class CachedFeatures:
     ) -> None:
         self._cache, self._files, self._recording, self._arm = cache, files, recording, arm
         self._model, self._max_pixels = cache.model, max_pixels
-        self._uses_features = arm.inject and not arm.features_zeroed
+        self._uses_features = arm.uses_features
         self._capacity = cache.model.config.features.window_frames
         self._given: WeakSet[Step] = WeakSet()
 
@@ -308,30 +297,50 @@ def _add(latency_ms: dict[str, float], part: str, began: float) -> None:
 # -- what made them ----------------------------------------------------------------------------------------------------
 
 
+def frozen_key(model: GazeQwen) -> dict[str, Any]:
+    """What decides the frozen features of given frames, in plain JSON types."""
+    import torch
+    import transformers
+
+    config, backbone = model.config, model.backbone
+    return {
+        "vision": weights_digest(backbone.visual),
+        "extractor": weights_digest(model.extractor),
+        "features": config.features.to_dict(),
+        "preprocess": config.preprocess.to_dict(),
+        "patches": [backbone.patch_size, backbone.merge_size, backbone.temporal_patch_size],
+        "dtype": str(backbone.dtype),
+        "device": backbone.device.type,
+        "versions": [torch.__version__, transformers.__version__],
+    }
+
+
+def add_tensors(digest: Any, tensors: Mapping[str, Any]) -> None:
+    """Feeds a hash with tensors in the order of their names: name, type, shape and content. What is no tensor is passed
+    over."""
+    import torch
+
+    for name, tensor in sorted(tensors.items()):
+        if isinstance(tensor, torch.Tensor):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
 def weights_digest(module: nn.Module | Any | None) -> str:
     """sha256 of a module's class and all its parameters and buffers; of the class alone where it is no module."""
-    import torch
     from torch import nn
 
     digest = hashlib.sha256(type(module).__qualname__.encode())
     if isinstance(module, nn.Module):
-        for name, tensor in sorted(module.state_dict().items()):
-            if isinstance(tensor, torch.Tensor):
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        add_tensors(digest, module.state_dict())
     return digest.hexdigest()
 
 
 def model_fingerprint(model: GazeQwen) -> str:
     """sha256 of all weights that training does not change: the backbone with its vision tower, and V-JEPA."""
-    import torch
-
     trained = {name for name in model.trainable_parameters() if name.startswith("vlm.")}
     digest = hashlib.sha256(weights_digest(model.extractor).encode())
-    for name, tensor in sorted(model.vlm.state_dict().items()):
-        if f"vlm.{name}" not in trained and isinstance(tensor, torch.Tensor):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    add_tensors(digest, {name: held for name, held in model.vlm.state_dict().items() if f"vlm.{name}" not in trained})
     return digest.hexdigest()
 
 

@@ -21,6 +21,7 @@ from benchmarks.streamgaze.tasks import Sample
 from benchmarks.streamgaze.work import Settings, choose_samples, require_not_trained_on, share
 from gazeqwen.errors import InputError
 from gazeqwen.types import Step
+from gazeqwen.units import duration_text, size_text
 from stream.recording import Recording
 from stream.video import probe
 
@@ -137,25 +138,16 @@ def plan_text(found: Mapping[str, Any]) -> str:
         rows += [
             ("frames", f"{cost['decoded']} decoded, {cost['encoded']} for Qwen in {cost['steps']} steps"),
             ("V-JEPA", f"{cost['vjepa_windows']} windows"),
-            ("time", f"{_duration(found['hours'])} on {found['device']}, by these parts as timed now:"),
+            ("time", f"{duration_text(found['hours'])} on {found['device']}, by these parts as timed now:"),
             ("", f"decoding {1000 * took['decoded frame']:.1f} ms a frame, {1000 * took['step']:.0f} ms a step,"),
             ("", f"{1000 * took['question']:.0f} ms a question ({found['probe_video'][:40]});"),
             ("", "long contexts, generated answers and frames far apart cost more,"),
             ("", "cached features less"),
-            ("memory", f"{_size(found['weights_bytes'])} weights, {_size(found['kv_cache_bytes'])} keys and values"),
+            (
+                "memory",
+                f"{size_text(found['weights_bytes'])} weights, {size_text(found['kv_cache_bytes'])} keys and values",
+            ),
             ("", "at most; activations come on top"),
-            ("cache", f"{_size(found['cache_bytes'])} of frozen features on disk"),
+            ("cache", f"{size_text(found['cache_bytes'])} of frozen features on disk"),
         ]
     return "\n".join(f"{name:<{COLUMN}}{value}" for name, value in rows)
-
-
-def _duration(hours: float) -> str:
-    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
-
-
-def _size(n: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if n < 1024 or unit == "GiB":
-            return f"{n:.0f} {unit}" if unit == "bytes" else f"{n:.1f} {unit}"
-        n /= 1024
-    raise AssertionError

@@ -120,6 +120,6 @@ class Stream(ModelProtocol):
         encoded = int(last_s * min(config.fps, fps)) + 1
         decoded = int(last_s * min(max(config.fps, config.features.fps), fps)) + 1
         steps = (encoded // 2 + len(samples)) if self.arm.video else 0  # every question has a step of its own at most
-        vjepa = steps if self.arm.inject and not self.arm.features_zeroed else 0
+        vjepa = steps if self.arm.uses_features else 0
         held = min(steps, self.settings.held_frames // 2 + 1)
         return Cost(decoded, 2 * steps, steps, held, vjepa, len(samples))

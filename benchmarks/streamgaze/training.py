@@ -199,7 +199,7 @@ class StreamGazeVideos:
             asked,
             items,
             encode=(cached or encoder(model, arm)) if arm.video else None,
-            window=start_window(model, arm),
+            window=model.start_window(arm),
             held_steps=self._held_steps,
         )
 
@@ -240,11 +240,6 @@ def require_steps(model: GazeQwen, arm: Arm | str) -> Arm:
 def encoder(model: GazeQwen, arm: Arm) -> FrozenSource:
     """What makes frozen features of steps for this arm, without any cache."""
     return lambda steps, window, clock: model.frozen(steps, arm=arm, window=window, latency_ms=clock)
-
-
-def start_window(model: GazeQwen, arm: Arm) -> RollingWindow | None:
-    """V-JEPA's state at the start of a video; None for arms that take no features."""
-    return model.new_window() if arm.inject and not arm.features_zeroed else None
 
 
 def open_source(

@@ -16,6 +16,7 @@ from gazeqwen.arms import Arm, get_arm
 from gazeqwen.config import GazeQwenConfig, _Config, _need
 from gazeqwen.errors import ConfigError, InputError
 from gazeqwen.types import plain_json
+from gazeqwen.yaml_files import read_yaml
 
 # The linear layers of the language model that LoRA may change. The published run: r"q_proj|v_proj".
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -316,12 +317,7 @@ def load_config(path: Path | None, settings: Sequence[str] = ()) -> TrainConfig:
     """
     values: Any = {}
     if path is not None:
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(path, expected="a YAML file", found=error.strerror or str(error)) from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(path, expected="YAML", found=" ".join(str(error).split())[:160]) from error
+        values = read_yaml(path)
         values = {} if values is None else values
         if not isinstance(values, dict):
             raise InputError(path, expected="keys and values", found=type(values).__name__)

@@ -71,6 +71,11 @@ def form_of(ask: Ask, scoring: Form) -> Form:
     return scoring if scoring in ask.forms() else ask.forms()[0]
 
 
+def evaluated(source: VideoSource, limit: int) -> list[int]:
+    """Indices of the videos that a validation asks: the first `limit` with questions; 0: all."""
+    return [index for index, n in enumerate(source.counts) if n][: limit or None]
+
+
 @torch.no_grad()
 def evaluate(
     source: VideoSource,
@@ -87,10 +92,10 @@ def evaluate(
     Args:
         arms: the forward of each.
         scoring: of questions with options.
-        limit: only the first so many videos with questions; 0: all.
+        limit: as `evaluated`.
         autocast: called for a context of the forward.
     """
-    videos = [index for index, n in enumerate(source.counts) if n][: limit or None]
+    videos = evaluated(source, limit)
     rank, processes = accelerator.process_index, accelerator.num_processes
     found = {}
     for name, packed in arms.items():

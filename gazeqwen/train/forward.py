@@ -157,6 +157,7 @@ class PackedForward(nn.Module):
         self.model, self.arm, self.attention = model, arm, attention
         self._nothing_seen = StreamState(self.arm, new_cache(model.backbone), MRope(tokens_per_second=1), None)
         self._ids = lru_cache(maxsize=IDS_KEPT)(model._ids)  # questions and options come again every epoch
+        self._letter_ids = lru_cache(maxsize=None)(lambda n: prompts.letter_ids(model.tokenizer, n))
         self._holding: ExitStack | None = None
         self._is_used = False
 
@@ -236,7 +237,7 @@ class PackedForward(nn.Module):
 
     def _frozen(self, video: TrainingVideo, asks: Sequence[Ask]) -> Frozen:
         """Of the whole steps, then of the partial ones; encoded here where the video does not bring it."""
-        window = self.model.new_window() if self.arm.inject and not self.arm.features_zeroed else None
+        window = self.model.start_window(self.arm)
         whole: list[Frozen] = []
         tails: dict[int, Frozen] = {}
         done = 0
@@ -357,7 +358,7 @@ class PackedForward(nn.Module):
             return [self._ids(ask.target + prompts.TURN_END)]
         options = ask.question.options
         if form == "letters":
-            return [torch.tensor([token]) for token in prompts.letter_ids(self.model.tokenizer, len(options))]
+            return [torch.tensor([token]) for token in self._letter_ids(len(options))]
         return [self._ids(option + prompts.TURN_END) for option in prompts.strip_letters(options)]
 
     def _row(self, shared: Sequence[_Shared]) -> Row:

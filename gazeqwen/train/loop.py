@@ -384,7 +384,7 @@ class Trainer:
         """The weights of the best validation, or the last ones; and what was measured there."""
         from gazeqwen.train.state import read_metrics
 
-        step = self.progress.step if self.progress.best_step is None else self.progress.best_step
+        step = self.progress.kept_step
         _, tensors = self.checkpoints.load(step)
         restore_tensors(tensors, self.parameters, None, source=self.checkpoints.path(step))
         training_mode(self.model, False)
@@ -467,8 +467,3 @@ def _ids(source: VideoSource | None) -> Sequence[str]:
 def result_folder(config: TrainConfig) -> Path:
     """Where a run's model lies when it is done."""
     return Path(config.out) / MODEL
-
-
-def losses_of(rows: Sequence[Mapping[str, Any]]) -> list[float]:
-    """The loss sequence of a log, for comparisons."""
-    return [row["loss"] for row in rows if row["event"] == "step"]

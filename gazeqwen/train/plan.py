@@ -11,18 +11,20 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from gazeqwen.info import fit, model_config
 from gazeqwen.train import batches, memory
-from gazeqwen.train.config import TrainConfig
-from gazeqwen.train.evaluate import form_of
+from gazeqwen.train.config import TrainConfig, apply_overrides
+from gazeqwen.train.evaluate import evaluated, form_of
 from gazeqwen.train.examples import Form, TrainingVideo
 from gazeqwen.train.forward import PackedForward
 from gazeqwen.train.loop import Trainer
 from gazeqwen.train.setup import training_mode
+from gazeqwen.units import duration_text, size_text
 
 META_SECONDS = (60, 300)
 META_QUESTIONS = 4
@@ -58,7 +60,7 @@ def plan(trainer: Trainer) -> dict[str, Any]:
     per_video = [_steps(video) for video in videos]
     steps_a_video = sum(per_video) / len(per_video)
     validations = trainer.total // trainer.eval_every + (trainer.total % trainer.eval_every > 0)
-    shown = 0 if validation is None else min(config.eval_videos or len(validation.ids), len(validation.ids))
+    shown = 0 if validation is None else len(evaluated(validation, config.eval_videos))
     processes, arms = trainer.accelerator.num_processes, len(trainer.eval_arms)
     loads = trainer.total * len(forwards) * len(forwards[0])
     once = min(loads, len(usable) / processes)
@@ -152,8 +154,6 @@ def _memory(trainer: Trainer, videos: list[TrainingVideo], forms: list[Any]) -> 
 
 def _with_frozen(trainer: Trainer, video: TrainingVideo) -> TrainingVideo:
     """With what frozen weights make of it, where the source leaves that to the forward."""
-    from dataclasses import replace
-
     model, arm = trainer.model, trainer.packed.arm
     if not arm.video:
         return video
@@ -180,8 +180,6 @@ def meta_plan(config: TrainConfig) -> dict[str, Any]:
     Raises:
         InputError: no configuration is to be had for this name.
     """
-    from gazeqwen.train.config import apply_overrides
-
     name = config.model.base or config.model.path
     backbone, licence, ours = model_config(name)
     ours = apply_overrides(ours, config.model.overrides)
@@ -191,7 +189,7 @@ def meta_plan(config: TrainConfig) -> dict[str, Any]:
     vision: Any = model.backbone.config.vision_config
     side = (vision.patch_size * vision.spatial_merge_size) ** 2
     sizes = sorted({ours.preprocess.min_pixels // side, ours.preprocess.max_pixels // side})
-    quantised = {"nf4": "nf4", "int8": "int8"}.get(config.model.quantization or "")
+    quantised = config.model.quantization
     weights = fit(name)["weights_gib"][quantised] * 2**30 if quantised else _bytes(model.vlm)
     packed = PackedForward(model, config.arm)
     rows = []
@@ -244,8 +242,8 @@ def plan_text(found: Mapping[str, Any]) -> str:
         rows += [
             (
                 "",
-                f"{row['video_s']} s at {row['tokens_a_step']} tokens a step: {_size(row['peak'])}, "
-                f"of which {_size(row['kept_for_backward'])} for backward",
+                f"{row['video_s']} s at {row['tokens_a_step']} tokens a step: {size_text(row['peak'])}, "
+                f"of which {size_text(row['kept_for_backward'])} for backward",
             )
             for row in found["memory"]
         ]
@@ -255,16 +253,20 @@ def plan_text(found: Mapping[str, Any]) -> str:
         ("data", f"{found['questions']} questions on {found['videos']} videos, about {found['frames']} frames"),
         ("validation", f"{found['validation_questions']} questions on {found['validation_videos']} videos"),
         ("steps", f"{found['steps']} of {found['questions_a_step']} questions, {found['epochs']:.1f} epochs"),
-        ("cache", f"about {_size(found['cache_bytes'])} of frozen features on disk"),
+        ("cache", f"about {size_text(found['cache_bytes'])} of frozen features on disk"),
         (
             "time",
-            f"{_duration(found['hours'])} on {found['device']} in {found['processes']} process(es), as timed now:",
+            f"{duration_text(found['hours'])} on {found['device']} in {found['processes']} process(es), as timed now:",
         ),
         ("", f"a video {took['first load']:.2f} s to load at first, {took['load']:.3f} s later;"),
         ("", f"a forward with backward {took['forward']:.2f} s, a validation forward {took['validation']:.2f} s"),
-        ("memory", f"{_size(parts['peak'])} a process, computed: {_size(parts['weights'])} weights, "),
-        ("", f"{_size(parts['vjepa'])} V-JEPA, {_size(parts['gradients_and_moments'])} gradients and moments,"),
-        ("", f"{_size(parts['kept_for_backward'])} kept for backward; {_size(parts['context'])} for a GPU's context"),
+        ("memory", f"{size_text(parts['peak'])} a process, computed: {size_text(parts['weights'])} weights, "),
+        ("", f"{size_text(parts['vjepa'])} V-JEPA, {size_text(parts['gradients_and_moments'])} gradients and moments,"),
+        (
+            "",
+            f"{size_text(parts['kept_for_backward'])} kept for backward; {size_text(parts['context'])} "
+            "for a GPU's context",
+        ),
     ]
     return _table(rows)
 
@@ -274,15 +276,3 @@ def _table(rows: list[tuple[str, str]]) -> str:
         textwrap.fill(text, 80, initial_indent=f"{name:<{_COLUMN}}", subsequent_indent=" " * _COLUMN)
         for name, text in rows
     )
-
-
-def _duration(hours: float) -> str:
-    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
-
-
-def _size(n: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if n < 1024 or unit == "GiB":
-            return f"{n:.0f} {unit}" if unit == "bytes" else f"{n:.1f} {unit}"
-        n /= 1024
-    raise AssertionError

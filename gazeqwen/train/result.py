@@ -10,6 +10,7 @@ from pathlib import Path
 from gazeqwen.info import PACKAGES, _version
 from gazeqwen.train.card import Facts, write_card
 from gazeqwen.train.config import TrainConfig
+from gazeqwen.train.evaluate import evaluated
 from gazeqwen.train.loop import Outcome, Trainer, result_folder
 from gazeqwen.train.plan import trainable_by_module
 from gazeqwen.train.setup import Prepared, build, write
@@ -26,7 +27,7 @@ def write_result(trainer: Trainer, outcome: Outcome, *, command: Sequence[str] =
     """
     folder = result_folder(trainer.config)
     if trainer.accelerator.is_main_process:
-        step = outcome.progress.step if outcome.progress.best_step is None else outcome.progress.best_step
+        step = outcome.progress.kept_step
         facts = _facts(trainer, outcome, step, command)
         staging = folder.with_name(f".{folder.name}")
         for left in (staging, staging.with_name(f"{staging.name}.arm")):
@@ -47,20 +48,14 @@ def write_result(trainer: Trainer, outcome: Outcome, *, command: Sequence[str] =
 def _facts(trainer: Trainer, outcome: Outcome, step: int, command: Sequence[str]) -> Facts:
     model, training = trainer.model, trainer.training
     validation = trainer.validation
-    shown = (
-        []
-        if validation is None
-        else [name for name, n in zip(validation.ids, validation.counts, strict=True) if n][
-            : trainer.config.eval_videos or None
-        ]
-    )
+    shown = [] if validation is None else evaluated(validation, trainer.config.eval_videos)
     return Facts(
         steps=outcome.progress.step,
         best_step=step,
         questions=sum(training.counts),
         trainable=trainable_by_module(trainer.parameters),
-        training=[name for name, n in zip(training.ids, training.counts, strict=True) if n],
-        validation=shown,
+        training=[training.ids[index] for index in evaluated(training, 0)],
+        validation=[validation.ids[index] for index in shown] if validation is not None else [],
         results=outcome.validation,
         base=trainer.prepared.began.base or trainer.prepared.began.name,
         vjepa=model.config.vjepa_weights,

@@ -51,6 +51,11 @@ class Progress:
     waited: int = 0
     stopped: bool = False
 
+    @property
+    def kept_step(self) -> int:
+        """The step whose weights are the run's: the best one, else the last."""
+        return self.step if self.best_step is None else self.best_step
+
 
 class Checkpoints:
     """Those of one run. `save` keeps the newest `max_keep` and the best."""
