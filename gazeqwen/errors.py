@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 
 class GazeQwenError(ValueError):
@@ -24,6 +26,10 @@ class InputError(GazeQwenError):
         message = f"{self.source}: expected {expected}, found {found}" + (f"; {fix}" if fix else "")
         super().__init__(" ".join(message.split()))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Exceptions are rebuilt from their positional arguments; these have names. They cross processes."""
+        return partial(type(self), expected=self.expected, found=self.found, fix=self.fix), (self.source,)
+
 
 class ConfigError(GazeQwenError):
     """A configuration that contradicts itself or names something that does not exist."""
@@ -36,6 +42,10 @@ class MissingExtraError(GazeQwenError):
         self.feature, self.extra = feature, extra
         why = f" ({reason})" if reason else ""
         super().__init__(f"{feature} needs the optional extra '{extra}'{why}: pip install 'gazeqwen[{extra}]'")
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.feature, self.extra, self.reason)
 
 
 class FutureDataError(GazeQwenError):
