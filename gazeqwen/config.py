@@ -169,12 +169,21 @@ class GazeEncodingConfig(_Config):
         frequencies: Fourier frequencies per axis of the offset, in cycles per frame: 1, 2, 4, ... (`local`).
         sigmas: widths of the Gaussian of the offset, in frame widths (`local`).
         recency_s: events fade with exp(-age / recency_s) when several are pooled (`local`).
+        newest_s: the same, shorter, for a second set of Gaussians that says where gaze is at the step's end, and so in
+            which order a step's objects were looked at (`local`). None: no such set; a file that does not say so was
+            saved before there was one.
     """
 
     name: Literal["local", "official"] = "local"
     frequencies: int = 4
     sigmas: tuple[float, ...] = (0.05, 0.1, 0.2)
     recency_s: float = 0.5
+    newest_s: float | None = 0.125
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """As of every setting; without `newest_s` it is None."""
+        return super().from_dict({"newest_s": None, **values} if isinstance(values, Mapping) else values)
 
     def __post_init__(self) -> None:
         _need(self.name in ("local", "official"), f"gaze_encoding.name: local or official, got {self.name!r}")
@@ -183,6 +192,7 @@ class GazeEncodingConfig(_Config):
             bool(self.sigmas) and all(s > 0 for s in self.sigmas), f"gaze_encoding.sigmas: positive, got {self.sigmas}"
         )
         _need(self.recency_s > 0, f"gaze_encoding.recency_s: > 0, got {self.recency_s}")
+        _need(self.newest_s is None or self.newest_s > 0, f"gaze_encoding.newest_s: > 0, got {self.newest_s}")
 
 
 @dataclass(frozen=True)

@@ -88,42 +88,46 @@ class LocalGazeEncoding(nn.Module):
         sin, cos of 2 pi f dx and 2 pi f dy, f = 1, 2, 4, ...   4 * frequencies   fine direction and distance
         tanh(dx / s), tanh(dy / s), s the largest sigma         2                 which side
         exp(-(dx^2 + dy^2) / 2 sigma^2) for each sigma          len(sigmas)       "it is me"
+        the same with newest_s for recency, unless it is None   len(sigmas)       "it is me at the step's end"
         exp(-age / recency), log(1 + duration / recency)        2                 the same for all tokens
         1 where the step has a valid event                      1                 the last channel
 
     These are averaged over the step's valid events with weights proportional to (duration + 0.02 s) * exp(-age /
-    recency). What is averaged are bounded non-linear functions, never coordinates: the mean of two fixations lies on
-    neither object, and no channel here shows it. A step without a valid event is all zeros.
+    recency_s). A step of a second holds two or three looks: the second set of Gaussians, with the shorter newest_s in
+    place of recency_s, tells which of them was the last. What is averaged are bounded non-linear functions, never
+    coordinates: the mean of two fixations lies on neither object, and no channel here shows it. A step without a valid
+    event is all zeros.
 
     Attributes:
         dim: channels.
-        bells: those of the Gaussians, one for each sigma.
+        bells: those of the first set of Gaussians, one for each sigma.
     """
 
     def __init__(self, config: GazeEncodingConfig) -> None:
         super().__init__()
         if config.name != "local":
             raise ConfigError(f"LocalGazeEncoding needs gaze_encoding.name='local', got {config.name!r}")
-        self.recency_s = config.recency_s
+        self.recency_s, self.newest_s = config.recency_s, config.newest_s
         self.side_scale = max(config.sigmas)
         # Plain numbers, not buffers: a model cast to bf16 would round them.
         self.omega = tuple(2 * math.pi * 2.0**k for k in range(config.frequencies))
         self.precision = tuple(0.5 / sigma**2 for sigma in config.sigmas)
         first = 4 * config.frequencies + 2
         self.bells = slice(first, first + len(config.sigmas))
-        self.dim = self.bells.stop + 2 + 1
+        self.dim = self.bells.stop + (0 if self.newest_s is None else len(config.sigmas)) + 2 + 1
 
     def forward(self, gaze: GazeBatch, h: int, w: int) -> Tensor:
         """(S, h*w, dim) float32. Neither the order of events nor invalid events or padding change it."""
         omega, precision = (gaze.xy_norm.new_tensor(numbers) for numbers in (self.omega, self.precision))
-        weight = self._event_weights(gaze)  # (S, E), sums to 1 or is all 0
+        weight = self._event_weights(gaze, self.recency_s)  # (S, E), sums to 1 or is all 0
         # Every feature but the Gaussian belongs to one axis, and the Gaussian is a product over the two: (E, P) offsets
         # are never formed.
         side_x, fourier_x, bell_x = self._axis(gaze.xy_norm[..., 0], w, omega, precision)
         side_y, fourier_y, bell_y = self._axis(gaze.xy_norm[..., 1], h, omega, precision)
         columns = torch.einsum("se,sexc->sxc", weight, torch.cat([fourier_x, side_x], dim=-1))  # (S, w, 2f+1)
         rows = torch.einsum("se,seyc->syc", weight, torch.cat([fourier_y, side_y], dim=-1))  # (S, h, 2f+1)
-        bell = torch.einsum("se,seyc,sexc->syxc", weight, bell_y, bell_x)  # (S, h, w, sigmas)
+        shares = [weight] if self.newest_s is None else [weight, self._event_weights(gaze, self.newest_s)]
+        bells = [torch.einsum("se,seyc,sexc->syxc", share, bell_y, bell_x) for share in shares]  # (S, h, w, sigmas)
         in_time = torch.stack([torch.exp(-gaze.age_s / self.recency_s), torch.log1p(gaze.duration_s / self.recency_s)])
         event = torch.einsum("se,cse->sc", weight, in_time)
         flag = gaze.valid.any(dim=1, keepdim=True).to(event.dtype)
@@ -132,15 +136,15 @@ class LocalGazeEncoding(nn.Module):
             [
                 columns[:, None].expand(steps, h, w, -1),
                 rows[:, :, None].expand(steps, h, w, -1),
-                bell,
+                *bells,
                 torch.cat([event, flag], dim=-1)[:, None, None].expand(steps, h, w, -1),
             ],
             dim=-1,
         ).reshape(steps, h * w, self.dim)
 
-    def _event_weights(self, gaze: GazeBatch) -> Tensor:
+    def _event_weights(self, gaze: GazeBatch, recency_s: float) -> Tensor:
         """Softmax of the log weight: long-past events can't underflow to 0 / 0."""
-        log_weight = torch.log(gaze.duration_s + _SAMPLE_DURATION_S) - gaze.age_s / self.recency_s
+        log_weight = torch.log(gaze.duration_s + _SAMPLE_DURATION_S) - gaze.age_s / recency_s
         lowest = torch.finfo(log_weight.dtype).min
         return torch.softmax(log_weight.masked_fill(~gaze.valid, lowest), dim=1) * gaze.valid
 

@@ -110,6 +110,28 @@ def test_two_fixations_are_not_their_midpoint() -> None:
     assert (two[0, looked_at, bells] > two[0, between, bells]).all()
 
 
+def test_the_second_set_of_gaussians_says_which_look_was_the_last() -> None:
+    """Two looks as long as each other: the first set hardly tells them apart, the second does."""
+    two = encode([(0.15, 0.5, 0.6, 0.3, True), (0.85, 0.5, 0.05, 0.3, True)], h=4, w=8)[0]
+    first = 4 * CONFIG.frequencies + 2
+    sigmas = len(CONFIG.sigmas)
+    earlier, later = 1 * 8 + 1, 1 * 8 + 6
+    pooled, newest = two[:, first : first + sigmas], two[:, first + sigmas : first + 2 * sigmas]
+    assert (newest[later] > 20 * newest[earlier]).all() and (pooled[later] < 5 * pooled[earlier]).all()
+
+
+def test_weights_saved_before_there_was_a_second_set_still_fit() -> None:
+    told = {name: value for name, value in CONFIG.to_dict().items() if name != "newest_s"}
+    old = GazeEncodingConfig.from_dict(told)
+    assert old.newest_s is None and GazeEncodingConfig.from_dict(CONFIG.to_dict()) == CONFIG
+    gaze = GazeBatch.from_events([gaze_events([(0.2, 0.4, 0.1, 0.3, True), (0.7, 0.4, 0.5, 0.2, True)])])
+    without, new = LocalGazeEncoding(old)(gaze, 3, 4), ENCODE(gaze, 3, 4)
+    stop = 4 * CONFIG.frequencies + 2 + len(CONFIG.sigmas)
+    same(without, torch.cat([new[..., :stop], new[..., stop + len(CONFIG.sigmas) :]], dim=-1))
+    with pytest.raises(ConfigError, match="newest_s"):
+        GazeEncodingConfig(newest_s=0.0)
+
+
 def test_which_x_goes_with_which_y_is_kept() -> None:
     corners = [(0.1, 0.1), (0.9, 0.9)], [(0.1, 0.9), (0.9, 0.1)]
     a, b = (encode([(x, y, 0.0, 0.2, True) for x, y in pair], h=4, w=4) for pair in corners)
