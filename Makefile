@@ -1,4 +1,4 @@
-# make demo | test | soak | lint | clean      (Python 3.11 or newer and make are all it needs)
+# make demo | test | soak | lint | tiny | clean      (Python 3.11 or newer and make are all it needs)
 #
 # Settings, each on the command line or in the environment:
 #   PYTHON       the interpreter that makes the environment            default python3
@@ -22,7 +22,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(if $(CO
 # Seconds since `started` (a shell variable of the same recipe line).
 ELAPSED = $$(( $$(date +%s) - started )) s
 
-.PHONY: demo test soak lint clean help
+.PHONY: demo test soak lint tiny clean help
 .DELETE_ON_ERROR:
 
 help:
@@ -46,6 +46,10 @@ soak: $(VENV)/.installed-dev
 	$(PYTEST) -m soak --durations=0 --junitxml=build/soak.xml || status=$$?; \
 	if [ $$status -eq 5 ]; then echo "make soak: no test is marked soak"; fi; \
 	echo "make soak: ran in $(ELAPSED)"; exit $$status
+
+# The embedded model from nothing, into runs/tiny: hours on two cores. Goes on where it was stopped.
+tiny: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.tiny --work runs/tiny
 
 # All three, whatever the first one finds.
 lint: $(VENV)/.installed-dev

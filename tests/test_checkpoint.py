@@ -278,7 +278,7 @@ EMBEDDING = "model.embed_tokens.weight"
         (lambda f: (f / CONFIG).write_text("[]"), "JSON object"),
         (edit_config(lambda c: c.update(colour="red")), "colour"),
         (edit_config(lambda c: c["resampler"].update(latents=2.5)), "latents"),
-        (edit_config(lambda c: c["resampler"].update(layers=[0, 3])), "last one"),
+        (edit_config(lambda c: c["resampler"].update(layers=[0, 4])), "last one"),
         (edit_config(lambda c: c.update(version=2)), "version 2"),
         (edit_config(lambda c: c.update(lora=True)), "PEFT adapter"),
         (edit_config(lambda c: c["resampler"].update(latents=8)), "of another shape"),

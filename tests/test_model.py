@@ -395,7 +395,7 @@ def test_lora_trains_beside_the_resampler() -> None:
     with_residuals(model)
     trained = model.trainable_parameters()
     lora = [name for name in trained if ".lora_" in name]
-    assert len(lora) == 4 * 2 * 2  # layers, projections, matrices
+    assert len(lora) == 5 * 2 * 2  # layers, projections, matrices
     for parameter in trained.values():
         parameter.requires_grad_(True)
     loss = model([example(made_steps(1), target="A")]).loss

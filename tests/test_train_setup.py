@@ -55,7 +55,7 @@ def test_a_resampler_goes_on_or_starts_anew(tmp_path: Path) -> None:
 def test_overrides_make_another_resampler(tmp_path: Path) -> None:
     overrides = {"resampler": {"latents": 3, "layers": "learned"}}
     model = build(config_of(tmp_path, model={"overrides": overrides})).model
-    assert model.config.resampler.latents == 3 and model.resampler.layers == (0, 1, 2)
+    assert model.config.resampler.latents == 3 and model.resampler.layers == (0, 1, 2, 3)
 
 
 def test_what_cannot_be_trained(tmp_path: Path) -> None:

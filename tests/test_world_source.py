@@ -13,7 +13,7 @@ from benchmarks.streamgaze.dataset import Dataset
 from benchmarks.streamgaze.mini import write_mini
 from benchmarks.streamgaze.qa_writer import entry_of, write_qa_files
 from benchmarks.streamgaze.tasks import TASKS
-from benchmarks.streamgaze.training import asked_of, encoder, open_source, start_window, training_video
+from benchmarks.streamgaze.training import asked_of, encoder, open_source, training_video
 from benchmarks.streamgaze.work import by_video
 from benchmarks.tiny import world_source
 from benchmarks.tiny.step_arrays import arrays_of, steps_of
@@ -109,7 +109,7 @@ def test_features_are_those_of_encoding_step_by_step(made: WorldSource, model: G
     times_s = sorted({item.question.t_s for item in asked})
     recording = WorldRecording(World.make(SEED, duration_s=SECONDS))
     expected = training_video(
-        made.ids[0], asked, recording.steps_for(times_s), encode=encoder(model, arm), window=start_window(model, arm)
+        made.ids[0], asked, recording.steps_for(times_s), encode=encoder(model, arm), window=model.start_window(arm)
     )
     found = made.load(0, model, arm)
     same_plan(found, expected)
@@ -199,7 +199,7 @@ def test_a_full_disk_is_one_line(model: GazeQwen, tmp_path: Path, monkeypatch: p
 
 def test_changed_code_finds_no_old_worlds(model: GazeQwen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source(cache=tmp_path).load(0, model, "blind")
-    monkeypatch.setattr(world_source, "_source_digest", lambda: "another")
+    monkeypatch.setattr(world_source, "world_digest", lambda: "another")
     source(cache=tmp_path).load(0, model, "blind")
     assert len(list(tmp_path.rglob("*-plan-*.safetensors"))) == 2
 

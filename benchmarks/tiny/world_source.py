@@ -17,7 +17,6 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -25,17 +24,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-import gazeqwen.question_rules
-import gazeqwen.tiny
-from benchmarks.streamgaze.feature_cache import weights_digest
+from benchmarks.streamgaze.feature_cache import add_tensors, frozen_key
 from benchmarks.streamgaze.mini import WINDOWS_S
 from benchmarks.streamgaze.shuffle import BorrowedGaze, gaze_donors
 from benchmarks.streamgaze.tasks import TASKS, format_time, parse_time_s
-from benchmarks.streamgaze.training import Asked, require_steps, start_window, training_video
+from benchmarks.streamgaze.training import Asked, require_steps, training_video
+from benchmarks.tiny.files import world_digest, write_bytes
 from benchmarks.tiny.step_arrays import arrays_of, steps_of
 from gazeqwen import prompts
 from gazeqwen.arms import ARMS, Arm
-from gazeqwen.errors import ConfigError, InputError
+from gazeqwen.errors import ConfigError
 from gazeqwen.frozen import Frozen
 from gazeqwen.model import GazeQwen
 from gazeqwen.question_rules import PER_TASK, make_questions
@@ -96,9 +94,13 @@ class WorldSource:
         self._newest: WorldRecording | None = None
         self._keyed: tuple[GazeQwen, str] | None = None
 
-    @cached_property
+    @property
     def counts(self) -> tuple[int, ...]:
         """Questions of each world. Asking for it makes the worlds that have not been met yet (not their frames)."""
+        return self._counts
+
+    @cached_property
+    def _counts(self) -> tuple[int, ...]:
         return tuple(
             int(self._kept(seed, "count", lambda seed=seed: {"n": torch.tensor(len(self.asked(seed)))})["n"])
             for seed in self.seeds
@@ -160,7 +162,7 @@ class WorldSource:
         kept = self._kept(
             seed, name, lambda: _frozen_arrays(self._items(seed, rates, shared, donor, True), model, shared)
         )
-        return _with_frozen(video, kept, model, features=arm.inject and not arm.features_zeroed)
+        return _with_frozen(video, kept, model, features=arm.uses_features)
 
     def _donor(self, index: int) -> int:
         donors = gaze_donors(self.ids, self.shuffle_seed)
@@ -223,54 +225,26 @@ class WorldSource:
             "duration_s": self.duration_s,
             "per_task": self.per_task,
             "tasks": self.tasks,
-            "code": _source_digest(),
+            "code": world_digest(),
         }
         return hashlib.sha256(json.dumps(plain_json(made_by), sort_keys=True).encode()).hexdigest()[:16]
 
     def _key_of(self, model: GazeQwen) -> str:
         """Of a model's frozen weights, looked at once: a model whose vision tower is trained needs another source."""
         if self._keyed is None or self._keyed[0] is not model:
-            config, backbone = model.config, model.backbone
-            made_by = [
-                weights_digest(backbone.visual),
-                weights_digest(model.extractor),
-                config.features.to_dict(),
-                config.preprocess.to_dict(),
-                str(backbone.dtype),
-            ]
-            text = json.dumps(plain_json(made_by), sort_keys=True)
+            text = json.dumps(plain_json(frozen_key(model)), sort_keys=True)
             self._keyed = (model, hashlib.sha256(text.encode()).hexdigest()[:16])
         return self._keyed[1]
 
 
-def _source_digest() -> str:
-    """Of the code that makes worlds and questions: what an older version of it left in a folder is not found."""
-    digest = hashlib.sha256()
-    for package, pattern in ((gazeqwen.tiny, "world*.py"), (gazeqwen.question_rules, "*.py")):
-        for path in sorted(Path(package.__path__[0]).glob(pattern)):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def _digest(arrays: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(arrays.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    add_tensors(digest, arrays)
     return digest.hexdigest()
 
 
 def _write(path: Path, arrays: Arrays) -> None:
-    staging = path.with_name(f".{uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging.write_bytes(save(arrays, metadata={"sha256": _digest(arrays)}))
-        staging.replace(path)
-    except OSError as error:
-        staging.unlink(missing_ok=True)
-        raise InputError(
-            path.parent, expected="room to keep features in", found=error.strerror or str(error), fix="choose cache="
-        ) from error
+    write_bytes(path, save(arrays, metadata={"sha256": _digest(arrays)}))
 
 
 # -- a training video as arrays ----------------------------------------------------------------------------------------
@@ -340,7 +314,7 @@ def _frozen_arrays(items: Iterable[Step | Cut], model: GazeQwen, arm: Arm) -> Ar
     whole: list[Step] = []
     tails: list[Step] = []
     before: list[RollingWindow] = []
-    window = start_window(model, arm)
+    window = model.start_window(arm)
     for item in items:
         if isinstance(item, Step):
             whole.append(item)
@@ -349,7 +323,7 @@ def _frozen_arrays(items: Iterable[Step | Cut], model: GazeQwen, arm: Arm) -> Ar
         elif item.tail is not None:
             tails.append(item.tail)
             before += [] if window is None else [window.copy()]
-    window = start_window(model, arm)
+    window = model.start_window(arm)
     parts = [
         model.frozen(whole[first : first + FORWARD_STEPS], arm=arm, window=window)
         for first in range(0, len(whole), FORWARD_STEPS)

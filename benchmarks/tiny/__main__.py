@@ -1,0 +1,125 @@
+"""Makes the embedded model from nothing: `make tiny`, or `python -m benchmarks.tiny --work runs/tiny`.
+
+    vision ──────────────┐
+    reading ─────────────┼► tuning ─► assemble ─► inject ─► null
+    (vision ►) vjepa ────┘
+
+Each is a command of its own that goes on where it was stopped, so this one does, too. Two run side by side, with one
+thread each. What a command prints goes to WORK/NAME.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gazeqwen.errors import GazeQwenError, InputError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command. `after`: names of those that must be done."""
+
+    name: str
+    module: str
+    flags: tuple[str, ...]
+    after: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", f"benchmarks.tiny.{self.module}", *self.flags]
+
+
+def stages(work: Path, *, seed: int) -> tuple[Stage, ...]:
+    """All of them, so that each comes after what it needs."""
+    language, vision, vjepa = work / "language", work / "vision", work / "vjepa"
+    model, runs = work / "model", work / "stage_one"
+    told = ("--seed", str(seed))
+    read = ("--out", str(language), *told)
+    parts = ("--language", str(language / "language.safetensors"), "--visual", str(vision / "visual.pt"))
+    trained = ("--model", str(model), "--out", str(runs), *told)
+    return (
+        Stage("vision", "vision_training", ("--out", str(vision), *told)),
+        Stage("reading", "language", read),
+        Stage("vjepa", "vjepa_training", ("--out", str(vjepa), *told), after=("vision",)),
+        Stage("tuning", "language", (*read, "--visual", str(vision / "visual.pt")), after=("vision", "reading")),
+        Stage(
+            "assemble",
+            "assemble",
+            (*parts, "--vjepa", str(vjepa / "vjepa.safetensors"), "--out", str(model)),
+            after=("tuning", "vjepa"),
+        ),
+        Stage("inject", "stage_one", trained, after=("assemble",)),
+        Stage("null", "stage_one", (*trained, "--arm", "null"), after=("inject",)),
+    )
+
+
+def make(work: Path, planned: Sequence[Stage], *, side_by_side: int = 2) -> None:
+    """Runs the stages, at most so many at a time. Those done before say so quickly: each looks at its own files.
+
+    Raises:
+        InputError: one of them failed; the others are stopped first. `work` can't be written.
+    """
+    done: set[str] = set()
+    running: dict[str, tuple[subprocess.Popen, float]] = {}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        while len(done) < len(planned):
+            for stage in planned:
+                ready = stage.name not in done and stage.name not in running and done.issuperset(stage.after)
+                if ready and len(running) < side_by_side:
+                    with (work / f"{stage.name}.txt").open("ab") as told:
+                        process = subprocess.Popen(stage.command, stdout=told, stderr=told, env=environment)
+                    running[stage.name] = (process, time.monotonic())
+                    _say(f"{stage.name:10} started, {work / f'{stage.name}.txt'}")
+            time.sleep(0.2)
+            for name, (process, started) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[name]
+                if process.returncode:
+                    raise InputError(f"benchmarks.tiny {name}", expected="a stage that ends", found=_last(work, name))
+                done.add(name)
+                _say(f"{name:10} done in {(time.monotonic() - started) / 60:.1f} minutes")
+    except OSError as error:
+        raise InputError(work, expected="room to work in", found=error.strerror or str(error)) from error
+    finally:
+        for process, _ in running.values():
+            process.terminate()
+        for process, _ in running.values():
+            process.wait()
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _last(work: Path, name: str) -> str:
+    lines = (work / f"{name}.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "no message"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks.tiny", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--work", type=Path, default=Path("runs/tiny"), help="folder of all that is made")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    try:
+        make(options.work, stages(options.work, seed=options.seed))
+    except GazeQwenError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    _say(f"the model with its stage one: {options.work / 'stage_one' / 'inject' / 'model'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
