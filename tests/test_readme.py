@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from benchmarks.tiny.__main__ import stages
 from gazeqwen.arguments import GAZE_FLAGS, build_parser
 from gazeqwen.cli import COMMANDS, main
 from gazeqwen.info import fit
@@ -94,7 +96,9 @@ def test_python_runs_as_it_is_written(
 def test_flags_of_the_pages_exist() -> None:
     parser = build_parser().format_help()
     for name in COMMANDS:
-        parser += _help(*name.split())
+        parser += _help(main, *name.split())
+    for module in {stage.module for stage in stages(Path(), seed=0)}:
+        parser += _help(importlib.import_module(f"benchmarks.tiny.{module}").main)
     known = set(re.findall(r"--[a-z][\w-]+", parser)) | {"--no-clips"}  # the lmms-eval plug-in's own
     others = {"--system-site-packages", "--extra-index-url"}  # of venv and pip
     others |= {"--num_processes"}  # of accelerate launch
@@ -105,7 +109,7 @@ def test_flags_of_the_pages_exist() -> None:
     assert set(GAZE_FLAGS.values()) <= set(re.findall(r"--[a-z][\w-]+", (ROOT / "docs/gaze_formats.md").read_text()))
 
 
-def _help(*words: str) -> str:
+def _help(main: Callable[[list[str]], int], *words: str) -> str:
     import contextlib
     import io
 
