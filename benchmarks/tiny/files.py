@@ -8,7 +8,7 @@ import io
 import json
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -28,8 +28,10 @@ DAMAGE = (
 )
 
 
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Beside its place, then renamed into it; a killed or failed call leaves what was there before.
+@contextlib.contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A file to write beside `path`, renamed into its place in the end; a killed or failed block leaves what was there
+    before.
 
     Raises:
         InputError: it can't be written.
@@ -37,13 +39,19 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     staging = path.with_name(f".{uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        staging.write_bytes(content)
+        yield staging
         staging.replace(path)
     except OSError as error:
         raise no_room(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             staging.unlink()
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Raises InputError as `staged`."""
+    with staged(path) as staging:
+        staging.write_bytes(content)
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:

@@ -191,17 +191,18 @@ def symbol_row(
         visual.append(row * p + h + np.arange(len(steps)))
         origin.append((row, steps, cells))
 
-    tails = [[kept[row].of(item.tail) if item.tail is not None else np.zeros(0, dtype=int) for item in placed[row]]
-             for row in range(b)]  # fmt: skip
+    nothing = np.zeros(0, dtype=int)
+    tails = [[nothing if item.tail is None else kept[row].of(item.tail) for item in placed[row]] for row in range(b)]
     lengths = np.array([[len(tails[r][j]) + len(placed[r][j].lesson.ids) for j in range(n_all)] for r in range(b)])
     order = np.argsort(lengths, axis=1, kind="stable")
+    longest = np.take_along_axis(lengths, order, axis=1).max(axis=0)  # (N,) of all worlds, by place in the order
     all_ids, all_positions, groups, start = [ids.reshape(-1)], [positions.reshape(3, -1)], [], b * p
     read: list[int] = []
     tokens: list[int] = []
     weights: list[float] = []
     found: list[tuple[Placed, int]] = []
-    for first, stop in _runs(np.take_along_axis(lengths, order, axis=1).max(axis=0)):
-        n, q = stop - first, int(np.take_along_axis(lengths, order, axis=1)[:, first:stop].max())
+    for first, stop in _runs(longest):
+        n, q = stop - first, int(longest[stop - 1])
         block_ids = np.zeros((b, n, q), dtype=np.int64)
         block_positions = np.ones((3, b, n, q), dtype=np.int64)
         sees = np.zeros((b, n, q, p), dtype=bool)

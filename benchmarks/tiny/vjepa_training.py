@@ -23,7 +23,6 @@ Shapes: B clips, W frames, N tokens (t gh gw), V of them visible, D features, P 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
 import math
@@ -33,7 +32,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -42,7 +40,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from benchmarks.tiny.files import append_line, no_room, start_array, world_digest, write_bytes
+from benchmarks.tiny.files import append_line, staged, start_array, world_digest, write_bytes
 from gazeqwen.config import FeatureConfig, VJEPAConfig
 from gazeqwen.errors import ConfigError, GazeQwenError, InputError
 from gazeqwen.tiny import scene_painting
@@ -186,22 +184,13 @@ def clip_pool(settings: VJEPATraining, work: Path, config: FeatureConfig = FEATU
             return found
     except (OSError, ValueError, EOFError):
         pass  # none, or one that was cut short: made again
-    staging = path.with_name(f".{uuid4().hex}.tmp")
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        with staging.open("wb") as file:
-            start_array(file, np.uint8, shape)
-            for index in range(settings.worlds):
-                world = World.make(world_seed(settings.first_seed, index), duration_s=settings.duration_s)
-                rng = np.random.default_rng((settings.seed, world.seed))
-                ends = draw_ends(world, count, rng, config, events=settings.event_share)
-                file.write(draw_clips(world, ends, config).tobytes())
-        staging.replace(path)
-    except OSError as error:
-        raise no_room(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            staging.unlink()
+    with staged(path) as staging, staging.open("wb") as file:
+        start_array(file, np.uint8, shape)
+        for index in range(settings.worlds):
+            world = World.make(world_seed(settings.first_seed, index), duration_s=settings.duration_s)
+            rng = np.random.default_rng((settings.seed, world.seed))
+            ends = draw_ends(world, count, rng, config, events=settings.event_share)
+            file.write(draw_clips(world, ends, config).tobytes())
     return np.load(path, mmap_mode="r")
 
 
