@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from benchmarks.tiny import language
 from benchmarks.tiny import symbol_worlds as kept_worlds
 from benchmarks.tiny.language import make_language
-from benchmarks.tiny.lessons import PROBES, Lesson, Lessons
+from benchmarks.tiny.lessons import PROBES, TOLD_AFTER, Lesson, Lessons
 from benchmarks.tiny.pretraining import (
+    CHOSEN_SHARES,
     PROBE_SHARES,
     TASK_SHARES,
     Drawer,
@@ -42,7 +43,7 @@ from gazeqwen.tiny import TINY_CONFIG, build_tiny_vlm, tiny_tokenizer
 from gazeqwen.tiny.symbols import content, symbol_table
 from gazeqwen.tiny.world import PRETRAINING_SEEDS, World
 from gazeqwen.tiny.world_events import STATES
-from gazeqwen.tiny.world_sprites import COLOURS
+from gazeqwen.tiny.world_sprites import COLOURS, NOUNS
 from gazeqwen.train.examples import Ask, TrainingVideo
 from gazeqwen.train.forward import PackedForward
 from gazeqwen.types import GazeEvents, Question, Step, blank_frames
@@ -177,7 +178,10 @@ def test_probes_tell_the_truth(lessons: Lessons, worlds: list[SymbolWorld]) -> N
                     assert said == (yes if there else no)
                 if kind == "order":
                     assert [target.token for target in lesson.targets] == [nouns[thing] for thing in gazed[-3:]]
-    assert seen == set(PROBES) == set(PROBE_SHARES)
+                if kind == "never":
+                    thing = nouns.index(said)
+                    assert thing not in gazed and world.symbols.visible[:stop, thing].any()
+    assert seen == set(PROBES) == {*PROBE_SHARES, *CHOSEN_SHARES}
 
 
 def seen_alone(world: SymbolWorld, stop: int, thing: int) -> bool:
@@ -232,6 +236,51 @@ def test_naming_asks_for_the_letter_of_an_option(lessons: Lessons) -> None:
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_choosing_puts_a_probes_answer_among_options(lessons: Lessons, worlds: list[SymbolWorld]) -> None:
+    rng, kinds = np.random.default_rng(4), set()
+    for world in worlds:
+        for kind in ("now", "colour-of", "next", "order", "never", "ever"):
+            for _ in range(6):
+                probe = lessons.probe(world, world.whole, kind, rng)
+                lesson = None if probe is None else lessons.choose(probe, rng)
+                if probe is None or lesson is None:
+                    assert probe is None or kind == "ever"
+                    continue
+                kinds.add(kind)
+                letters = [line[0] for line in text(lesson).splitlines() if line[1:3] == ". "]
+                options = [line[3:] for line in text(lesson).splitlines() if line[1:3] == ". "]
+                assert options[lesson.right] == probe.options[0] and set(options) <= set(probe.options)
+                assert len(set(options)) == len(options) == len(lesson.choices) <= 4
+                assert lesson.targets[0].token == lessons.letters[lesson.right] and letters == list(
+                    "ABCD"[: len(letters)]
+                )
+                told = next(target for target in lesson.targets if target.early == TOLD_AFTER)
+                assert tiny_tokenizer().decode([told.token]).strip() in options[lesson.right]
+                assert [yes for _, yes in lesson.marks].index(True) == lesson.right
+                if kind == "never":
+                    gazed = {NOUNS[world.symbols.noun[thing]] for _, thing in world.looks}
+                    assert options[lesson.right] not in gazed and set(options) - {options[lesson.right]} <= gazed
+    assert kinds == {"now", "colour-of", "next", "order", "never"}
+
+
+def test_early_targets_are_learned_after_the_share_that_says_so(
+    tmp_path: Path, worlds: list[SymbolWorld], lessons: Lessons
+) -> None:
+    """Before it their weight changes nothing, after it it does."""
+    found = {}
+    for name, since, weight in (("off", 1.0, 0.5), ("zero", 0.0, 0.0), ("on", 0.0, 0.5)):
+        vlm = build_tiny_vlm()
+        pretrain(vlm, worlds, lessons, replace(SHORT, letters_from=since, early=weight, steps=2), tmp_path / name)
+        found[name] = vlm.model.language_model.layers[1].mlp.up_proj.weight.detach().clone()
+    assert not torch.equal(found["on"], found["zero"])
+    only = replace(SHORT, steps=2, mixes=(Mix(1.0, probe=1.0),))  # no naming, whose videos would differ
+    for name, since, weight in (("a", 1.0, 0.5), ("b", 0.0, 0.0)):
+        vlm = build_tiny_vlm()
+        pretrain(vlm, worlds, lessons, replace(only, letters_from=since, early=weight), tmp_path / name)
+        found[name] = vlm.model.language_model.layers[1].mlp.up_proj.weight.detach().clone()
+    assert torch.equal(found["a"], found["b"])
 
 
 def test_a_row_equals_the_models_own_forward(lessons: Lessons, worlds: list[SymbolWorld]) -> None:

@@ -41,10 +41,11 @@ TUNING = PretrainingSettings(
     lr=4e-4,
     warmup=50,
     hold=0.3,
-    mixes=(Mix(1.0, probe=0.25, name=0.05, brief=0.2, question=0.5),),
+    mixes=(Mix(1.0, probe=0.2, name=0.05, choose=0.15, brief=0.1, question=0.5),),
+    letters_from=0.0,
     probe_growth=(-1.0, 0.0),  # the longest from the start
     question_growth=(-1.0, 0.0),
-    row_tokens={"name": 1200, "recall": 2000, "probe": 2000, "brief": 2400, "question": 3000},
+    row_tokens={"name": 1200, "recall": 2000, "probe": 2000, "choose": 2000, "brief": 2400, "question": 3000},
 )
 
 

@@ -36,20 +36,26 @@ PROBES = (
     "ever",
     "behind",
     "first",
+    "never",
 )
 PROACTIVE = ("GTA", "OAA")
 AUXILIARY = 0.5  # weight of targets that are not the answer itself
+# Of five decoder layers: what a question asks for is known after the third, so that the fourth can compare options with
+# it and the fifth say the letter of the right one. Without this letters stayed at chance while words were right.
+TOLD_AFTER, JUDGED_AFTER = 2, 3
 CURRENT_S = 0.12  # a look that ended so long before the step's end still counts as current
 RECENT_LOOKS = 6  # probes ask about the latest looks mostly
 
 
 @dataclass(frozen=True)
 class Target:
-    """After the token at `place` of the lesson, `token` should come."""
+    """After the token at `place` of the lesson, `token` should come. `early`: it should be read there already after
+    this decoder layer (0-based), so that later ones can go on from it; None: in the end only."""
 
     place: int
     token: int
     weight: float = 1.0
+    early: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class Lesson:
         ids: token ids, from the end of the video on.
         choices, right: the tokens that may be said after `final`, and which of them is the answer; for accuracy.
         marks: the last token of each option, and whether it is the right one.
+        text: of a probe's question. options: what may be said to it, the answer first.
     """
 
     kind: str
@@ -70,6 +77,8 @@ class Lesson:
     choices: tuple[int, ...]
     right: int
     marks: tuple[tuple[int, bool], ...] = ()
+    text: str = ""
+    options: tuple[str, ...] = ()
 
 
 class Lessons:
@@ -77,6 +86,7 @@ class Lessons:
 
     def __init__(self, tokenizer: Any) -> None:
         self._encode = lru_cache(maxsize=65536)(lambda text: tuple(tokenizer.encode(text, add_special_tokens=False)))
+        self._decode = lru_cache(maxsize=None)(lambda token: str(tokenizer.decode([token])).strip())
         self._question = lru_cache(maxsize=65536)(self._question_uncached)
         self.yes, self.no = self._one(" Yes"), self._one(" No")
         self.letters = tuple(self._one(letter) for letter in prompts.letters(4))
@@ -164,6 +174,12 @@ class Lessons:
             pool = never if never and rng.random() < 0.5 else sorted(set(gazed))
             thing = pool[int(rng.integers(len(pool)))]
             return self._yes_no(kind, (" ever gaze at", " {", all_nouns[thing], "}?"), thing in gazed)
+        if kind == "never":
+            never = [thing for thing in range(things) if thing not in gazed and visible[:, thing].any()]
+            if not never:
+                return None
+            noun = all_nouns[never[int(rng.integers(len(never)))]]
+            return self._ask(kind, (" never gazed at?",), noun, [noun, *(all_nouns[thing] for thing in set(gazed))])
         if kind == "first":
             return self._ask(kind, (" first gaze at?",), all_nouns[gazed[0]], all_nouns)
         if kind == "behind":
@@ -188,7 +204,12 @@ class Lessons:
     def _ask(self, kind: str, parts: Sequence[str | int], token: int, choices: Sequence[int]) -> Lesson:
         ids = self._words(parts)
         unique = tuple(dict.fromkeys(choices))
-        return Lesson(kind, ids, (Target(len(ids) - 1, token),), len(ids) - 1, unique, unique.index(token))
+        early = JUDGED_AFTER if token in (self.yes, self.no) else TOLD_AFTER
+        target = Target(len(ids) - 1, token, early=early)
+        text = "".join(part if isinstance(part, str) else self._decode(part) for part in parts).strip()
+        options = [token, *(other for other in unique if other != token)]
+        words = tuple(self._decode(option) for option in options)
+        return Lesson(kind, ids, (target,), len(ids) - 1, unique, unique.index(token), text=text, options=words)
 
     def _yes_no(self, kind: str, parts: Sequence[str | int], yes: bool) -> Lesson:
         return self._ask(kind, parts, self.yes if yes else self.no, (self.yes, self.no))
@@ -198,33 +219,49 @@ class Lessons:
         asked = self._words((" gaze pattern?",))
         first = len(asked)
         ids = self._words((" gaze pattern?", " {", nouns[0], "}>{", nouns[1], "}>{"))
-        targets = tuple(Target(first + 2 * k, noun) for k, noun in enumerate(nouns))
+        targets = tuple(Target(first + 2 * k, noun, early=TOLD_AFTER) for k, noun in enumerate(nouns))
         unique = tuple(dict.fromkeys(choices))
-        return Lesson("order", ids, targets, first, unique, unique.index(nouns[0]))
+        words = [self._decode(noun) for noun in nouns]
+        options = tuple("{" + "}>{".join(order) + "}" for order in permutations(words))
+        text = "gaze pattern?"
+        return Lesson("order", ids, targets, first, unique, unique.index(nouns[0]), text=text, options=options)
+
+    def choose(self, probe: Lesson, rng: np.random.Generator) -> Lesson | None:
+        """A probe with two to four of its answers as options, to be answered by a letter: what it asks of the video is
+        little, so that the way from an answer to its letter is learned. None for a probe with Yes or No."""
+        if self.yes in probe.choices or len(probe.options) < 2:
+            return None
+        wrong = rng.permutation(np.arange(1, len(probe.options)))[:3].tolist()
+        rows = rng.permutation([0, *wrong]).tolist()
+        options = tuple(probe.options[row] for row in rows)
+        return self._question(probe.kind, probe.text, options, rows.index(0), "letters")
 
     # -- naming --------------------------------------------------------------------------------------------------------
 
-    def name(self, rng: np.random.Generator, *, easy: bool) -> Lesson:
+    def name(self, rng: np.random.Generator, *, easy: bool, world: SymbolWorld | None = None) -> Lesson:
         """Which letter stands before a given option: what a choice by letters takes apart from the video.
 
         Args:
             easy: two options, half of the time under letters of any kind; else two to four.
+            world: three in five options are its objects: words that the video shows, too, as a question's mostly are.
         """
         n = 2 if easy else int(rng.choice([2, 3, 4, 4, 4]))
 
         def drawn(names: tuple[str, ...] | list[str], count: int = n) -> list[str]:
             return [names[i] for i in rng.choice(len(names), count, replace=False)]
 
+        shown = world is not None and rng.random() < 0.6
+        nouns = tuple(NOUNS[int(noun)] for noun in world.symbols.noun) if world is not None and shown else NOUNS
         kind = rng.random()
         if kind < 0.55:
-            options = drawn(NOUNS)
+            options = drawn(nouns)
         elif kind < 0.78:
             options = drawn(tuple(COLOURS) if kind < 0.7 else STATES)
         elif kind < 0.88:
             verb = drawn(tuple(VERBS), 1)[0]
-            options = [f"{verb} the {noun}" for noun in drawn(NOUNS)]
+            options = [f"{verb} the {noun}" for noun in drawn(nouns)]
         else:
-            orders = ["{" + "}>{".join(order) + "}" for order in permutations(drawn(NOUNS, 3))]
+            orders = ["{" + "}>{".join(order) + "}" for order in permutations(drawn(nouns, 3))]
             options = drawn(orders)
         scattered = rng.random() < (0.5 if easy else 0.15)
         places = sorted(rng.choice(4, n, replace=False).tolist()) if scattered else list(range(n))
@@ -249,7 +286,7 @@ class Lessons:
     def _judged(self, marks: Sequence[tuple[int, bool]]) -> list[Target]:
         """An option's end says whether it is right; wrong ones are more and count half."""
         return [
-            Target(place, self.yes if right else self.no, AUXILIARY if right else AUXILIARY / 2)
+            Target(place, self.yes if right else self.no, AUXILIARY if right else AUXILIARY / 2, JUDGED_AFTER)
             for place, right in marks
         ]
 
@@ -272,12 +309,12 @@ class Lessons:
         marks: list[tuple[int, bool]] = []
         if form == "yes_no":
             place = len(self._words((body.partition("?")[0] + "?",))) - 1
-            targets.append(Target(place, self.yes if answer == 0 else self.no, AUXILIARY))
+            targets.append(Target(place, self.yes if answer == 0 else self.no, AUXILIARY, JUDGED_AFTER))
             choices = tuple(self.word(option) for option in options)
         else:
             token = self._told(task, options[answer])
             if token is not None:
-                targets.append(Target(len(self._words((f"Question: {text}",))) - 1, token, AUXILIARY))
+                targets.append(Target(len(self._words((f"Question: {text}",))) - 1, token, AUXILIARY, TOLD_AFTER))
             choices = self.letters[: len(options)]
             if form == "likelihood":
                 choices = tuple(self.word(option) for option in options)
@@ -297,10 +334,10 @@ class Lessons:
         stem = self._words((f"Question: {asked.text}",))
         ids = self._words((f"Question: {asked.text}\nOptions:\nA. {asked.options[option]}",))
         right = option == asked.answer
-        targets = [Target(len(ids) - 1, self.yes if right else self.no)]
+        targets = [Target(len(ids) - 1, self.yes if right else self.no, early=JUDGED_AFTER)]
         token = self._told(asked.task, asked.options[asked.answer])
         if token is not None:
-            targets.append(Target(len(stem) - 1, token))
+            targets.append(Target(len(stem) - 1, token, early=TOLD_AFTER))
         choices = (self.yes, self.no)
         return Lesson(asked.task, ids, tuple(targets), len(ids) - 1, choices, 0 if right else 1)
 

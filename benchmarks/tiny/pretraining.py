@@ -52,6 +52,9 @@ PROBE_SHARES = {
 }  # fmt: skip
 # What is learned first: to find an object, by name or by selection, and say what it is like. The others build on it.
 RECALL = ("colour-of", "state-of", "now", "colour", "state", "appears")
+CHOSEN_SHARES = {
+    "colour-of": 1.0, "state-of": 0.7, "now": 0.7, "colour": 0.7, "state": 0.5, "next": 2.0, "order": 1.5, "never": 1.5,
+}  # fmt: skip
 
 WORLDS_TRIED, TRIES = 100, 50
 MATCHED_FROM = 9  # of 16 rotary frequencies; MATCHED_SCALE: a match then outweighs others by about e^4
@@ -67,19 +70,21 @@ class Mix:
 
     Attributes:
         until: share of the run at which the next one takes over.
-        name, recall, probe, brief, question: shares of the steps; recall is probes of RECALL only.
+        name, recall, probe, choose, brief, question: shares of the steps; recall is probes of RECALL only, and choose
+            those of CHOSEN_SHARES with options.
     """
 
     until: float
     name: float = 0.0
     recall: float = 0.0
     probe: float = 0.0
+    choose: float = 0.0
     brief: float = 0.0
     question: float = 0.0
 
     def draw(self, rng: np.random.Generator) -> str:
         """The kind of one step."""
-        kinds = ("name", "recall", "probe", "brief", "question")
+        kinds = ("name", "recall", "probe", "choose", "brief", "question")
         shares = np.array([getattr(self, kind) for kind in kinds])
         return kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
 
@@ -94,6 +99,9 @@ class PretrainingSettings:
     row_tokens: of a step's row, about.
     noise: standard deviation added to the cells.
     late: share of steps in which selection is added after the first decoder layer, in the others before it.
+    early: weight of targets that are to be read after an earlier layer (`Target.early`), from the share `letters_from`
+        of the run on: from the start it kept probes with Yes or No at chance.
+    letters_from: also from where on options are named after long videos, which show them.
     """
 
     seed: int = 0
@@ -106,17 +114,27 @@ class PretrainingSettings:
     mixes: tuple[Mix, ...] = (
         Mix(0.08, recall=0.97, name=0.03),
         Mix(0.3, probe=0.95, name=0.05),
-        Mix(1.0, probe=0.27, name=0.15, brief=0.25, question=0.33),
+        Mix(0.52, probe=0.2, name=0.15, choose=0.65),
+        Mix(1.0, probe=0.15, name=0.05, choose=0.2, brief=0.1, question=0.5),
     )
     probe_steps: int = 60
     probe_growth: tuple[float, float] = (0.1, 0.6)
     question_steps: int = 120
-    question_growth: tuple[float, float] = (0.3, 0.7)
+    question_growth: tuple[float, float] = (0.45, 0.75)
     row_tokens: Mapping[str, int] = field(
-        default_factory=lambda: {"name": 800, "recall": 800, "probe": 800, "brief": 1800, "question": 2400}
+        default_factory=lambda: {
+            "name": 800,
+            "recall": 800,
+            "probe": 800,
+            "choose": 1200,
+            "brief": 1800,
+            "question": 2400,
+        }
     )
     noise: float = 0.03
     late: float = 1.0
+    early: float = 0.5
+    letters_from: float = 0.3
 
     def __post_init__(self) -> None:
         if min(self.steps, self.warmup) < 1 or not self.mixes or self.mixes[-1].until < 1 or not 0 <= self.hold < 1:
@@ -143,7 +161,7 @@ class PretrainingSettings:
         """Steps of the longest video that this kind of step may show now."""
         low, most, (start, stop) = (
             (6, self.probe_steps, self.probe_growth)
-            if kind in ("recall", "probe")
+            if kind in ("name", "recall", "probe", "choose")
             else (10, self.question_steps, self.question_growth)
         )
         grown = min(1.0, max(0.0, (done - start) / (stop - start)))
@@ -160,17 +178,26 @@ class SymbolReader:
         self.backbone, self.table = Backbone(vlm), table
         use_packed_attention(self.backbone)
 
-    def hidden(self, row: SymbolRow, visual: Tensor, selection: Tensor | None, *, late: bool) -> Tensor:
+    def hidden(
+        self,
+        row: SymbolRow,
+        visual: Tensor,
+        selection: Tensor | None,
+        *,
+        late: bool,
+        after: dict[int, Tensor] | None = None,
+    ) -> Tensor:
         """(L, D) after the final norm.
 
         Args:
             visual: (V, D) in place of the row's visual tokens.
             selection: (V, D), added to them before the first layer, or after it (`late`).
+            after: by decoder layer: gets what comes out of it, put through the final norm.
         """
         if selection is not None and not late:
             visual = visual + selection
         embeds = self.backbone.embed_ids(row.ids).index_copy(0, row.visual, visual)
-        with self._added(row, selection if late else None):
+        with self._added(row, selection if late else None), self._kept(after or {}):
             output = self.backbone.decoder(
                 inputs_embeds=embeds[None],
                 position_ids=row.positions[:, None],
@@ -178,7 +205,26 @@ class SymbolReader:
                 use_cache=False,
                 packing=row.packing,
             )
+        for layer in after or {}:
+            after[layer] = self.backbone.decoder.norm(after[layer])  # type: ignore[index]
         return output.last_hidden_state[0]
+
+    @contextmanager
+    def _kept(self, after: dict[int, Tensor]) -> Iterator[None]:
+        """Puts the output of the layers that are keys of `after` into it."""
+
+        def keep(number: int) -> Callable[..., None]:
+            def hook(_layer: object, _inputs: object, output: Any) -> None:
+                after[number] = (output[0] if isinstance(output, tuple) else output)[0]
+
+            return hook
+
+        handles = [self.backbone.layers[number].register_forward_hook(keep(number)) for number in after]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     @contextmanager
     def _added(self, row: SymbolRow, selection: Tensor | None) -> Iterator[None]:
@@ -266,28 +312,34 @@ class Drawer:
         """A row of lessons of one kind at this share of the run."""
         easy = len(self.settings.mixes) > 1 and done < 0.4 * self.settings.mixes[0].until
         for _ in range(TRIES):  # few worlds are asked much in their first seconds
-            chosen, placed = self._drawn(kind, self.settings.longest(kind, done), rng, easy=easy)
+            named = done >= self.settings.letters_from
+            chosen, placed = self._drawn(kind, self.settings.longest(kind, done), rng, easy=easy, named=named)
             if chosen:
                 return symbol_row(chosen, placed, head=self.lessons.head, rng=rng, background=background)
         raise ConfigError(f"pretraining: expected worlds with {kind} lessons, found none: make more of them")
 
     def _drawn(
-        self, kind: str, longest: int, rng: np.random.Generator, *, easy: bool
+        self, kind: str, longest: int, rng: np.random.Generator, *, easy: bool, named: bool
     ) -> tuple[list[SymbolWorld], list[list[Placed]]]:
-        """Worlds for a row of one length, and as many lessons for each; none where no world drawn has so many."""
+        """Worlds for a row of one length, and as many lessons for each; none where no world drawn has so many.
+
+        Args:
+            named: options are named after videos of any length that may show them, and not after two to four steps.
+        """
         steps = max(2, round(2 * (longest / 2) ** rng.random()))
         if kind == "name":
-            steps, n, words = int(rng.integers(2, 5)), 12, 42
+            n, words = 12, 42
+            steps = steps if named else int(rng.integers(2, 5))
         elif kind in ("recall", "probe"):
             n, words = 16, 8
         else:
-            n, words = 16, 28 if kind == "brief" else 50
+            n, words = 16, {"brief": 28, "choose": 42}.get(kind, 50)
         b = int(np.clip(self.settings.row_tokens[kind] // (n * words + steps * 8), 2, 12))
         chosen: list[SymbolWorld] = []
         placed: list[list[Placed]] = []
         for _ in range(WORLDS_TRIED):
             world = self.worlds[int(rng.integers(len(self.worlds)))]
-            of_world = self._placed(world, kind, steps, n, rng, easy=easy)
+            of_world = self._placed(world, kind, steps, n, rng, easy=easy, named=named)
             if of_world:
                 chosen.append(world)
                 placed.append(of_world)
@@ -296,14 +348,21 @@ class Drawer:
         return chosen, placed
 
     def _placed(
-        self, world: SymbolWorld, kind: str, steps: int, n: int, rng: np.random.Generator, *, easy: bool
+        self, world: SymbolWorld, kind: str, steps: int, n: int, rng: np.random.Generator, *, easy: bool, named: bool
     ) -> list[Placed]:
-        if kind in ("name", "recall", "probe") and world.whole < steps:
+        if kind in ("name", "recall", "probe", "choose") and world.whole < steps:
             return []
         if kind == "name":
-            return [Placed(self.lessons.name(rng, easy=easy), steps) for _ in range(n)]
+            shown = world if named else None
+            return [Placed(self.lessons.name(rng, easy=easy, world=shown), steps) for _ in range(n)]
         if kind in ("recall", "probe"):
-            return self.probes(world, steps, n, rng, kinds=RECALL if kind == "recall" else tuple(PROBE_SHARES))
+            recalled = {name: PROBE_SHARES[name] for name in RECALL}
+            return self.probes(world, steps, n, rng, shares=recalled if kind == "recall" else PROBE_SHARES)
+        if kind == "choose":
+            made = self.probes(world, steps, n, rng, shares=CHOSEN_SHARES)
+            chosen = [(self.lessons.choose(placed.lesson, rng), placed.stop) for placed in made]
+            kept = [Placed(lesson, stop) for lesson, stop in chosen if lesson is not None]
+            return [kept[row % len(kept)] for row in range(n)] if kept else []
         known = [asked for asked in world.questions if asked.stop <= steps]
         if len(known) < 4 or max(asked.stop for asked in known) < steps / 2:
             return []
@@ -318,13 +377,13 @@ class Drawer:
         n: int,
         rng: np.random.Generator,
         *,
-        kinds: Sequence[str] = tuple(PROBE_SHARES),
+        shares: Mapping[str, float] = PROBE_SHARES,
     ) -> list[Placed]:
         """n probes at moments up to `steps`, three in ten at it. None where a world has room for no kind."""
-        shares = np.array([PROBE_SHARES[kind] for kind in kinds])
+        kinds, parts = tuple(shares), np.array(list(shares.values()))
         made: list[Placed] = []
         for _ in range(4 * n):
-            kind = kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
+            kind = kinds[int(rng.choice(len(kinds), p=parts / parts.sum()))]
             stop = steps if rng.random() < 0.3 else int(rng.integers(2, steps + 1))
             lesson = self.lessons.probe(world, stop, kind, rng)
             if lesson is not None:
@@ -389,9 +448,16 @@ def pretrain(
             noise = rng.standard_normal(visual.shape, dtype=np.float32)
             visual = visual + settings.noise * torch.from_numpy(noise)
             late = bool(rng.random() < settings.late)
-            hidden = reader.hidden(row, visual, row.cells.selection(table), late=late)
+            layers = row.early.unique().tolist() if done >= settings.letters_from else []
+            after = {layer: visual for layer in layers if layer >= 0}
+            hidden = reader.hidden(row, visual, row.cells.selection(table), late=late, after=after)
             each = F.cross_entropy(reader.logits(row, hidden).float(), row.tokens, reduction="none")
             loss = (each * row.weights).sum() / row.weights.sum()
+            for layer, then in after.items():
+                rows = row.early == layer
+                logits = reader.backbone.logits(then[row.read[rows]]).float()
+                each = F.cross_entropy(logits, row.tokens[rows], reduction="none")
+                loss = loss + settings.early * (each * row.weights[rows]).sum() / row.weights.sum()
             if not torch.isfinite(loss):
                 raise InputError(
                     f"step {step + 1}", expected="a finite loss", found=f"{loss.item()}", fix="choose a smaller lr"

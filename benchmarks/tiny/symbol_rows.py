@@ -131,6 +131,7 @@ class SymbolRow:
     read: Tensor
     tokens: Tensor
     weights: Tensor
+    early: Tensor
     lessons: tuple[tuple[Placed, int], ...]
     worlds: tuple[SymbolWorld, ...]
     world_of: np.ndarray
@@ -200,6 +201,7 @@ def symbol_row(
     read: list[int] = []
     tokens: list[int] = []
     weights: list[float] = []
+    early: list[int] = []
     found: list[tuple[Placed, int]] = []
     for first, stop in _runs(longest):
         n, q = stop - first, int(longest[stop - 1])
@@ -228,6 +230,7 @@ def symbol_row(
                     read.append(at + len(tail) + target.place)
                     tokens.append(target.token)
                     weights.append(target.weight)
+                    early.append(-1 if target.early is None else target.early)
                 found.append((item, at + len(tail)))
         triangle = np.tril(np.ones((q, q), dtype=bool))
         groups.append(Group(n, q, _added(sees.reshape(b, 1, n * q, p)), _added(triangle[None, None])))
@@ -245,6 +248,7 @@ def symbol_row(
         read=torch.tensor(read),
         tokens=torch.tensor(tokens),
         weights=torch.tensor(weights),
+        early=torch.tensor(early),
         lessons=tuple(found),
         worlds=tuple(worlds),
         world_of=world_of,
