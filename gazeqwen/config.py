@@ -165,7 +165,8 @@ class GazeEncodingConfig(_Config):
     """How gaze becomes numbers for the video tokens (DESIGN 5).
 
     Attributes:
-        name: `local` (per-token offsets to every gaze event) or `official` (one broadcast cosine vector).
+        name: `local` (per-token offsets to every gaze event), `broadcast` (for comparison: the published cosine vector
+            of a step's events, the same for all its tokens, in our resampler), or `official` (of published weights).
         frequencies: Fourier frequencies per axis of the offset, in cycles per frame: 1, 2, 4, ... (`local`).
         sigmas: widths of the Gaussian of the offset, in frame widths (`local`).
         recency_s: events fade with exp(-age / recency_s) when several are pooled (`local`).
@@ -174,7 +175,7 @@ class GazeEncodingConfig(_Config):
             saved before there was one.
     """
 
-    name: Literal["local", "official"] = "local"
+    name: Literal["local", "broadcast", "official"] = "local"
     frequencies: int = 4
     sigmas: tuple[float, ...] = (0.05, 0.1, 0.2)
     recency_s: float = 0.5
@@ -186,7 +187,8 @@ class GazeEncodingConfig(_Config):
         return super().from_dict({"newest_s": None, **values} if isinstance(values, Mapping) else values)
 
     def __post_init__(self) -> None:
-        _need(self.name in ("local", "official"), f"gaze_encoding.name: local or official, got {self.name!r}")
+        names = ("local", "broadcast", "official")
+        _need(self.name in names, f"gaze_encoding.name: {', '.join(names)}, got {self.name!r}")
         _need(self.frequencies >= 1, f"gaze_encoding.frequencies: >= 1, got {self.frequencies}")
         _need(
             bool(self.sigmas) and all(s > 0 for s in self.sigmas), f"gaze_encoding.sigmas: positive, got {self.sigmas}"
@@ -203,6 +205,8 @@ class ResamplerConfig(_Config):
         layers: decoder layers whose output gets a residual: depth fractions in (0, 1), "learned" (one gate per layer
             0..n-2 on a shared head), or absolute indices (ints, kind="official" and tests).
         allow_last_layer: evidence only: the last layer's output at video tokens can't reach the text.
+        skip: the direct path from a token's gaze and newest features to its residual (`kind="gaze"`); False: evidence
+            only, all goes through the latents.
     """
 
     kind: Literal["gaze", "official", "skip"] = "gaze"
@@ -212,6 +216,7 @@ class ResamplerConfig(_Config):
     heads: int = 4
     layers: tuple[float, ...] | tuple[int, ...] | Literal["learned"] = (0.25, 0.5, 0.75)
     allow_last_layer: bool = False
+    skip: bool = True
 
     def __post_init__(self) -> None:
         _need(self.kind in ("gaze", "official", "skip"), f"resampler.kind: gaze, official or skip, got {self.kind!r}")

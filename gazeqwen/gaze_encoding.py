@@ -157,6 +157,38 @@ class LocalGazeEncoding(nn.Module):
         return torch.tanh(offset / self.side_scale), fourier, torch.exp(-offset.square() * precision)
 
 
+class BroadcastGazeEncoding(nn.Module):
+    """One vector a step, the same for all its tokens: the published cosine encoding of each valid event's coordinates,
+    averaged; zeros without one. The last channel is 1 where the step has a valid event.
+
+    For comparison with `LocalGazeEncoding` in the same resampler. The published module adds such a vector to the keys
+    of its attention only, and averages the fixations active at one frame's time, not those of a step.
+
+    Attributes:
+        dim: channels.
+    """
+
+    def __init__(self, config: GazeEncodingConfig, *, channels: int = 64) -> None:
+        super().__init__()
+        if config.name != "broadcast":
+            raise ConfigError(f"BroadcastGazeEncoding needs gaze_encoding.name='broadcast', got {config.name!r}")
+        self.dim, self._channels = channels + 1, channels
+
+    def forward(self, gaze: GazeBatch, h: int, w: int) -> Tensor:
+        """(S, h*w, dim) float32."""
+        exponent = 2 * torch.arange(self._channels // 4, device=gaze.xy_norm.device) / (self._channels // 2)
+        angle = gaze.xy_norm[..., None] / 10000**exponent  # (S, E, 2, channels / 4)
+        each = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(2) * gaze.valid[..., None]
+        vector = each.sum(dim=1) / gaze.valid.sum(dim=1, keepdim=True).clamp(min=1)
+        flag = gaze.valid.any(dim=1, keepdim=True).to(vector.dtype)
+        return torch.cat([vector, flag], dim=-1)[:, None].expand(len(gaze), h * w, self.dim)
+
+
+def build_gaze_encoding(config: GazeEncodingConfig) -> LocalGazeEncoding | BroadcastGazeEncoding:
+    """By name. Raises ConfigError for `official`, which belongs to the published module."""
+    return BroadcastGazeEncoding(config) if config.name == "broadcast" else LocalGazeEncoding(config)
+
+
 def official_gaze_encoding(
     scanpath: Tensor, frame_times_s: Tensor | Sequence[float], dim: int
 ) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,14 @@ from torch import Tensor, nn
 
 from gazeqwen.config import GazeEncodingConfig, GazeQwenConfig, ResamplerConfig
 from gazeqwen.errors import ConfigError, InjectionError, InputError
-from gazeqwen.gaze_encoding import GazeBatch, LocalGazeEncoding, StepRows, as_index, official_gaze_encoding
+from gazeqwen.gaze_encoding import (
+    GazeBatch,
+    LocalGazeEncoding,
+    StepRows,
+    as_index,
+    build_gaze_encoding,
+    official_gaze_encoding,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +116,7 @@ class GazeResampler(nn.Module):
 
     Args:
         config: `kind="gaze"`; `layers` as depth fractions, indices, or "learned".
-        encoding: the `local` gaze encoding.
+        encoding: the `local` gaze encoding, or `broadcast`.
         feature_dim: channels of the features.
         hidden_dim: D, the decoder's hidden size.
         n_layers: the decoder's layers.
@@ -136,7 +143,7 @@ class GazeResampler(nn.Module):
         dim = config.dim
         self.layers = config.layer_indices(n_layers)
         self.feature_dim = feature_dim
-        self.gaze_encoding = LocalGazeEncoding(encoding)
+        self.gaze_encoding = build_gaze_encoding(encoding)
         self.feature_norm = nn.LayerNorm(feature_dim)
         self.feature_proj = nn.Linear(feature_dim, dim)
         self.tubelet_age = nn.Parameter(torch.randn(dim) * 0.02)  # times 0 for the newest tubelet, 1 for the one before
@@ -146,7 +153,9 @@ class GazeResampler(nn.Module):
         self.attends = nn.ModuleList(CrossAttention(dim, config.heads) for _ in range(config.blocks))
         self.feed_forwards = nn.ModuleList(_feed_forward(dim, inner=4 * dim) for _ in range(config.blocks))
         self.read = CrossAttention(dim, config.heads)
-        self.skip = nn.Sequential(nn.Linear(self.gaze_encoding.dim + dim, dim), nn.GELU(), nn.Linear(dim, dim))
+        self.skip = None
+        if config.skip:
+            self.skip = nn.Sequential(nn.Linear(self.gaze_encoding.dim + dim, dim), nn.GELU(), nn.Linear(dim, dim))
         n_heads = len(self.layers)
         if config.layers == "learned":
             # The sum over layers starts at the size of one injection.
@@ -206,7 +215,9 @@ class GazeResampler(nn.Module):
             latents = latents + pooled
             latents = latents + feed_forward(latents)
         read, _ = self.read(tokens[:, -1], latents)
-        z = read + self.skip(torch.cat([encoded, patches[:, -1]], dim=-1))  # (S, P, d)
+        z = read  # (S, P, d)
+        if self.skip is not None:
+            z = z + self.skip(torch.cat([encoded, patches[:, -1]], dim=-1))
 
         residuals = self._heads(z)
         if attention is None:

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from gazeqwen.config import GazeEncodingConfig
 from gazeqwen.errors import ConfigError, InputError
-from gazeqwen.gaze_encoding import GazeBatch, LocalGazeEncoding, official_gaze_encoding
+from gazeqwen.gaze_encoding import (
+    BroadcastGazeEncoding,
+    GazeBatch,
+    LocalGazeEncoding,
+    build_gaze_encoding,
+    official_gaze_encoding,
+)
 from gazeqwen.types import GazeEvents
 from tests.conftest import shared_dir
 from tests.golden import section_01b
@@ -47,6 +53,29 @@ def encode(*steps: list[Event], h: int = 3, w: int = 4) -> Tensor:
 
 def same(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=0, atol=2e-6)
+
+
+@given(events)
+def test_the_broadcast_encoding_is_the_published_vector_of_each_event_averaged(rows: list[Event]) -> None:
+    encoding = BroadcastGazeEncoding(GazeEncodingConfig(name="broadcast"), channels=16)
+    found = encoding(GazeBatch.from_events([gaze_events(rows)]), 2, 3)
+    assert found.shape == (1, 6, encoding.dim) and (found == found[:, :1]).all()
+    known = [row for row in rows if row[4]]
+    assert float(found[0, 0, -1]) == float(bool(known))
+    if not known:
+        assert (found == 0).all()
+        return
+    each = [official_gaze_encoding(torch.tensor([[x, y, 0.0, 1.0]]), [0.0], 16)[0][0] for x, y, *_ in known]
+    torch.testing.assert_close(found[0, 0, :-1], torch.stack(each).mean(dim=0), rtol=0, atol=1e-5)
+
+
+def test_encodings_are_chosen_by_name() -> None:
+    assert isinstance(build_gaze_encoding(CONFIG), LocalGazeEncoding)
+    assert isinstance(build_gaze_encoding(GazeEncodingConfig(name="broadcast")), BroadcastGazeEncoding)
+    with pytest.raises(ConfigError, match="local"):
+        build_gaze_encoding(GazeEncodingConfig(name="official"))
+    with pytest.raises(ConfigError, match="broadcast"):
+        BroadcastGazeEncoding(CONFIG)
 
 
 def test_from_events_pads_and_keeps_no_invalid_number() -> None:

@@ -55,6 +55,30 @@ def all_layers(residuals: Residuals) -> Tensor:
     return torch.stack([residuals.for_layer(layer) for layer in residuals.layers])
 
 
+def test_without_the_skip_all_goes_through_the_latents() -> None:
+    features, gaze = inputs()
+    full, without = build(), build(replace(FIXED, skip=False))
+    assert without.skip is None and not any(name.startswith("skip.") for name in without.state_dict())
+    assert len(full.state_dict()) == len(without.state_dict()) + 4
+    with torch.no_grad():
+        full.skip[2].weight.zero_(), full.skip[2].bias.zero_()  # type: ignore[index,union-attr]
+        same = {name: tensor for name, tensor in full.state_dict().items() if not name.startswith("skip.")}
+        without.load_state_dict(same)
+        torch.testing.assert_close(all_layers(full(features, gaze)), all_layers(without(features, gaze)))
+
+
+def test_the_broadcast_encoding_reaches_a_token_only_through_all() -> None:
+    """One vector a step: where gaze is changes the residuals, but no token knows that it is at gaze."""
+    torch.manual_seed(0)
+    encoding = GazeEncodingConfig(name="broadcast")
+    module = GazeResampler(FIXED, encoding, feature_dim=CHANNELS, hidden_dim=HIDDEN, n_layers=LAYERS).eval()
+    torch.nn.init.normal_(module.to_hidden.weight)
+    features = torch.ones(1, TUBELETS, H, W, CHANNELS)
+    here, there = (all_layers(module(features, gaze_batch(xy))) for xy in ((0.1, 0.1), (0.9, 0.9)))
+    assert not torch.allclose(here, there)
+    torch.testing.assert_close(here, here[:, :, :1].expand_as(here))  # equal tokens, equal residuals
+
+
 # -- GazeResampler -----------------------------------------------------------------------------------------------------
 
 
