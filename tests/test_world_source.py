@@ -16,6 +16,7 @@ from benchmarks.streamgaze.tasks import TASKS
 from benchmarks.streamgaze.training import asked_of, encoder, open_source, training_video
 from benchmarks.streamgaze.work import by_video
 from benchmarks.tiny import world_source
+from benchmarks.tiny.other_tracker import OtherTracker
 from benchmarks.tiny.step_arrays import arrays_of, steps_of
 from benchmarks.tiny.world_source import WorldSource
 from gazeqwen import GazeQwen
@@ -231,3 +232,63 @@ def test_all_ten_tasks_are_asked_as_the_files_would(tmp_path: Path) -> None:
         assert replace(item.question, id="") == replace(expected.question, id="")
         assert (item.answer, item.task, item.window_s) == (expected.answer, expected.task, expected.window_s)
         assert item.question.options[item.answer] == sample.answer or not TASKS[item.task].proactive
+
+
+# -- other trackers ----------------------------------------------------------------------------------------------------
+
+
+def gaze_of(video: TrainingVideo) -> list[GazeEvents]:
+    return [step.gaze for step in video.steps]
+
+
+def test_another_tracker_changes_gaze_and_nothing_else(made: WorldSource, model: GazeQwen) -> None:
+    own = made.load(0, model, "inject")
+    for tracker in (OtherTracker(error=0.0), OtherTracker(delay_s=0.3), OtherTracker(looks_from_s=0.5)):
+        other = source(tracker=tracker).load(0, model, "inject")
+        assert [ask.question for ask in other.asks] == [ask.question for ask in own.asks]
+        for mine, theirs in zip(features(own), features(other), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+        for step, same in zip(own.steps, other.steps, strict=True):
+            np.testing.assert_array_equal(step.frame_times_s, same.frame_times_s)
+        different = [
+            not np.array_equal(a.xy_norm, b.xy_norm, equal_nan=True)
+            for a, b in zip(gaze_of(own), gaze_of(other), strict=True)
+        ]
+        assert any(different), tracker
+
+
+def test_without_error_gaze_is_nearer_to_the_truth_and_with_a_delay_later() -> None:
+    recording = WorldRecording(World.make(SEED, duration_s=20.0))
+    own = recording.samples
+    exact, late = (OtherTracker(**{name: value}).watch(recording) for name, value in (("error", 0.0), ("delay_s", 0.3)))
+    twice = OtherTracker(error=2.0).watch(recording)
+    known = own.valid
+    off, off_twice = ((samples.xy_norm - exact.samples.xy_norm)[known] for samples in (own, twice.samples))
+    np.testing.assert_allclose(off_twice, 2 * off, atol=3e-6)  # six decimals of a file
+    assert 0.02 < np.abs(off).mean() < 0.2
+    np.testing.assert_allclose(late.samples.t_s, own.t_s + 0.3)
+    np.testing.assert_array_equal(late.samples.xy_norm, own.xy_norm)
+    assert late.end_s == recording.end_s and late.fixations.start_s[0] >= recording.fixations.start_s[0] + 0.3 - 1e-9
+
+
+def test_a_sparse_tracker_stores_fixations_of_long_looks_only() -> None:
+    world = World.make(SEED, duration_s=60.0)
+    sparse = OtherTracker(looks_from_s=2.0).watch(WorldRecording(world))
+    assert len(sparse.samples) == 0 and sparse.detector == "file"
+    looks = [e for e in world.log.episodes if e.gazed is not None and e.stop_s - e.start_s >= 2.0]
+    assert 0 < len(sparse.fixations) < len(world.fixations)
+    for start_s, stop_s in zip(sparse.fixations.start_s, sparse.fixations.stop_s, strict=True):
+        middle_s = (start_s + stop_s) / 2
+        assert any(look.start_s - 0.1 <= middle_s <= look.stop_s + 0.1 for look in looks)
+
+
+def test_a_tracker_of_impossible_numbers_is_refused() -> None:
+    with pytest.raises(ConfigError, match="0 or more"):
+        OtherTracker(delay_s=-0.1)
+
+
+def test_exact_features_are_kept_as_they_are_computed(model: GazeQwen, tmp_path: Path) -> None:
+    exact = source(exact=True, cache=tmp_path).load(0, model, "inject")
+    rounded = source(cache=tmp_path).load(0, model, "inject")
+    for mine, half in zip(features(exact), features(rounded), strict=True):
+        assert torch.equal(mine.half().float(), half) and not torch.equal(mine, half)

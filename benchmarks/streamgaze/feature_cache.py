@@ -323,7 +323,9 @@ def add_tensors(digest: Any, tensors: Mapping[str, Any]) -> None:
     for name, tensor in sorted(tensors.items()):
         if isinstance(tensor, torch.Tensor):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            # A tensor of one number may have a stride of 0 and be contiguous; a clone has one of 1.
+            flat = tensor.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
 
 
 def weights_digest(module: nn.Module | Any | None) -> str:

@@ -5,7 +5,7 @@
 
 A world's questions, steps and gaze are those of its mini-StreamGaze files; its frames are those before H.264. What was
 made once is kept, in memory or as a file a world in a folder, and shared by arms, epochs and processes: steps as they
-are, frozen features as float16 (relative error 5e-4).
+are, frozen features as float16 (relative error 5e-4), or as float32 where scores are to be those of a stream.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from benchmarks.streamgaze.shuffle import BorrowedGaze, gaze_donors
 from benchmarks.streamgaze.tasks import TASKS, format_time, parse_time_s
 from benchmarks.streamgaze.training import Asked, require_steps, training_video
 from benchmarks.tiny.files import world_digest, write_bytes
+from benchmarks.tiny.other_tracker import OtherTracker
 from benchmarks.tiny.step_arrays import arrays_of, steps_of
 from gazeqwen import prompts
 from gazeqwen.arms import ARMS, Arm
@@ -62,6 +63,8 @@ class WorldSource:
         cache: folder for what was made; None keeps it in memory. What a model's frozen weights made is found again by
             what they are, worlds and questions by what makes them, their source code included.
         shuffle_seed: of the arm `shuffled`, whose gaze comes from another world of this source.
+        tracker: what records gaze; questions and frames stay those of the world's own.
+        exact: frozen features as float32, twice as large.
 
     Attributes:
         ids: the worlds' names, as of their mini-StreamGaze videos.
@@ -81,6 +84,8 @@ class WorldSource:
         duration_s: float | None = None,
         cache: str | Path | None = None,
         shuffle_seed: int = 0,
+        tracker: OtherTracker | None = None,
+        exact: bool = False,
     ) -> None:
         self.seeds = tuple(seeds)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -89,6 +94,7 @@ class WorldSource:
         self.per_task, self.tasks = per_task, tuple(tasks) or None
         self.parameters, self.duration_s = parameters or WorldParameters(), duration_s
         self.shuffle_seed, self.damaged_files = shuffle_seed, 0
+        self.tracker, self.exact = tracker or OtherTracker(), exact
         self._folder = None if cache is None else Path(cache)
         self._memory: dict[str, Arrays] = {}
         self._newest: WorldRecording | None = None
@@ -112,6 +118,14 @@ class WorldSource:
             made = World.make(seed, duration_s=self.duration_s, parameters=self.parameters)
             self._newest = WorldRecording(made)
         return self._newest
+
+    def watched(self, seed: int) -> Recording:
+        """The world as a recording with the gaze of this source's tracker."""
+        return self.tracker.watch(self.recording(seed))
+
+    def borrowed(self, index: int) -> Recording:
+        """The world with the gaze of the one that lends to it, as the arm `shuffled` has it."""
+        return BorrowedGaze(self.recording(self.seeds[index]), self.watched(self._donor(index)))
 
     def asked(self, seed: int) -> list[Asked]:
         """A world's questions in the order of time, as mini-StreamGaze would write and read them."""
@@ -139,6 +153,8 @@ class WorldSource:
         seed, rates = self.seeds[index], (model.config.fps, model.config.features.fps)
         donor = self._donor(index) if arm.gaze_from_other else None
         gaze = f"{arm.gaze_lag_s:g}" if donor is None else f"of-{donor}"
+        if self.tracker != OtherTracker():
+            gaze += "-by-" + "-".join(f"{value:g}" for value in asdict(self.tracker).values())
         plan = self._kept(
             seed,
             f"plan-{rates[0]:g}-{rates[1]:g}-gaze-{gaze}",
@@ -158,9 +174,11 @@ class WorldSource:
         # All arms that leave frames as they are share what is made for `inject`.
         shared = arm if arm.changes_frames else ARMS["inject" if model.extractor is not None else "none"]
         drawn = f"{arm.name}-gaze-{gaze}" if arm.changes_frames else "frames"
-        name = f"frozen-{self._key_of(model)}-{drawn}"
+        name = f"frozen-{self._key_of(model)}-{drawn}{'-exact' if self.exact else ''}"
         kept = self._kept(
-            seed, name, lambda: _frozen_arrays(self._items(seed, rates, shared, donor, True), model, shared)
+            seed,
+            name,
+            lambda: _frozen_arrays(self._items(seed, rates, shared, donor, True), model, shared, exact=self.exact),
         )
         return _with_frozen(video, kept, model, features=arm.uses_features)
 
@@ -173,10 +191,8 @@ class WorldSource:
     ) -> Iterator[Step | Cut]:
         """A world's steps with a Cut at each question's time. `frames`: whether they are drawn; gaze then only where
         the arm draws it, too."""
-        recording: Recording = self.recording(seed)
         times_s = sorted({item.question.t_s for item in self.asked(seed)})
-        if donor is not None:
-            recording = BorrowedGaze(recording, self.recording(donor))
+        recording = self.watched(seed) if donor is None else BorrowedGaze(self.recording(seed), self.watched(donor))
         return recording.steps_for(
             times_s,
             rates[0],
@@ -308,7 +324,7 @@ class _Apart(RollingWindow):
         return next(self._before).push(vjepa_frames, times_s)
 
 
-def _frozen_arrays(items: Iterable[Step | Cut], model: GazeQwen, arm: Arm) -> Arrays:
+def _frozen_arrays(items: Iterable[Step | Cut], model: GazeQwen, arm: Arm, *, exact: bool) -> Arrays:
     """Of the whole steps, then of the partial ones, in the order of `_packed`: equal to encoding them one by one, and
     half as long."""
     whole: list[Step] = []
@@ -337,7 +353,8 @@ def _frozen_arrays(items: Iterable[Step | Cut], model: GazeQwen, arm: Arm) -> Ar
     arrays = {"visual": found.visual, "grid": torch.tensor([found.h, found.w])}
     if found.features is not None:
         arrays["features"] = found.features
-    return {name: (part.half() if part.is_floating_point() else part).cpu() for name, part in arrays.items()}
+    kind = torch.float32 if exact else torch.float16
+    return {name: (part.to(kind) if part.is_floating_point() else part).cpu() for name, part in arrays.items()}
 
 
 def _with_frozen(video: TrainingVideo, kept: Arrays, model: GazeQwen, *, features: bool) -> TrainingVideo:
