@@ -120,6 +120,18 @@ def build_parser() -> Parser:
     demo.set_defaults(command="demo")
 
     add_train(commands, count=_count)
+    text = "every control arm on the embedded model and its small world, in one table"
+    evidence = commands.add_parser("evidence", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    evidence.add_argument("--out", required=True, type=Path, metavar="DIR", help="an unfinished one goes on")
+    evidence.add_argument("--quick", action="store_true", help="none, null, inject and shuffled; nothing is trained")
+    evidence.add_argument(
+        "--until", choices=("choices",), default="", help="stop when learning rates are chosen, before any test world"
+    )
+    evidence.add_argument("--recheck", type=_count, metavar="N", help="answer N samples of each arm again, and compare")
+    evidence.add_argument("--model", default="tiny", metavar="DIR", help="a folder like the embedded model (tiny)")
+    evidence.add_argument("--processes", type=_count, default=2, metavar="N", help="side by side (default: 2)")
+    evidence.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    evidence.set_defaults(command="evidence")
     add_commands(commands, model_flags=_model_flags, types={"count": _count, "seed": _seed})
 
     app = commands.add_parser("app", help="the live page (not in this release yet)")

@@ -163,13 +163,20 @@ def load_arm(model: GazeQwen, name_or_path: str | Path | None, arm: Arm | str) -
             )
         note = f"arm {arm.name!r} answers with the model's usual weights: it comes without any trained for this arm"
     else:
-        _put_arm(model, arm, arms / arm.name)
+        put_arm(model, arm, arms / arm.name)
         note = f"arm {arm.name!r} answers with weights trained for it ({ARMS}/{arm.name})"
     model.notes += (note,)
     return model
 
 
-def _put_arm(model: GazeQwen, arm: Arm, folder: Path) -> None:
+def put_arm(model: GazeQwen, arm: Arm | str, folder: Path) -> None:
+    """Puts what an arm's training wrote into `folder` in place of the model's resampler and adapter.
+
+    Raises:
+        ConfigError: a published checkpoint.
+        InputError: the weights are absent or damaged, or don't fit the model.
+    """
+    arm = get_arm(arm)
     if model.official:
         raise ConfigError(f"{folder}: a published checkpoint (compat='official') takes no arm's weights")
     weights, has_lora = folder / WEIGHTS, (folder / LORA).is_dir()
@@ -196,7 +203,7 @@ def _put_arm(model: GazeQwen, arm: Arm, folder: Path) -> None:
         vlm = load_lora(vlm, folder / LORA).requires_grad_(False)
     model.vlm, model.backbone = vlm, Backbone(vlm)
     model.resampler = resampler.to(model.backbone.device)
-    model.config, model.arm_weights = config, arm.name
+    model.config, model.arm_weights = config, "" if arm.name == "inject" else arm.name
     model.eval()
 
 

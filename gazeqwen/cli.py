@@ -329,6 +329,7 @@ BENCHMARKS = {
     "data build": "benchmarks.streamgaze.pipeline.build",
     "data split": "benchmarks.streamgaze.split",
     "forget": "benchmarks.streamgaze.feature_cache",
+    "evidence": "benchmarks.evidence.command",
 }
 
 

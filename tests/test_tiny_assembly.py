@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from benchmarks.tiny import assemble, stage_one
+from benchmarks.tiny import assemble, ship, stage_one
 from benchmarks.tiny.__main__ import Stage, make, stages
 from benchmarks.tiny.world_source import WorldSource
 from gazeqwen import GazeQwen
@@ -88,6 +88,34 @@ def test_stage_one_trains_arms_on_worlds(model: Path, tmp_path: Path, monkeypatc
     assert stage_one.main([*words, "--arm", "null"]) == 0
     null = load_arm(GazeQwen.from_pretrained(tmp_path / "null" / "model"), None, "null")
     assert null.arm_weights == "null"
+
+
+def test_what_ships_is_small_and_answers_as_it_is_stored(model: Path, tmp_path: Path) -> None:
+    """Both arms' weights in float16; loaded and saved again they are the same, and so is what they answer."""
+    null = tmp_path / "null"
+    null.mkdir()
+    moved = GazeQwen.from_pretrained(model)
+    torch.nn.init.normal_(moved.resampler.to_hidden.weight, std=0.01)  # type: ignore[union-attr]
+    moved.save_pretrained(tmp_path / "inject")
+    weights = {f"resampler.{name}": tensor + 0.01 for name, tensor in moved.resampler.state_dict().items()}
+    save_file(weights, null / "model.safetensors")
+    words = ["--inject", str(tmp_path / "inject"), "--null", str(null), "--out", str(tmp_path / "tiny")]
+    assert ship.main(words) == 0
+    out = tmp_path / "tiny"
+    assert sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) < 8_000_000
+    for path in out.rglob("*.safetensors"):
+        assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float16}, path
+    shipped = GazeQwen.from_pretrained(out)
+    assert (shipped.config.name, shipped.config.trained) == ("tiny", "small synthetic world")
+    again = GazeQwen.from_pretrained(shipped.save_pretrained(tmp_path / "again"))
+    for name, tensor in shipped.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    other = load_arm(GazeQwen.from_pretrained(out), None, "null")
+    key = "to_hidden.weight"
+    expected = weights[f"resampler.{key}"].half().float()
+    assert torch.equal(other.resampler.state_dict()[key], expected)
+    (null / "model.safetensors").write_bytes(b"no weights")
+    assert ship.main(words) == 2
 
 
 def test_stage_one_without_a_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

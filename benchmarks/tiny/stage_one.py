@@ -1,7 +1,8 @@
 """Stage one of the embedded model on worlds: `python -m benchmarks.tiny.stage_one --model DIR --out DIR [--arm null]`.
 
-`gazeqwen train` on worlds that are made, not read: the trainer, its settings and what it writes are the same. The
-backbone is frozen; residuals learn to say where the tracker's noisy gaze was.
+`gazeqwen train` on worlds that are made, not read: the trainer and what it writes are the same, the settings those of
+the evidence (`benchmarks.evidence.training`). The backbone is frozen; residuals learn to say where the tracker's noisy
+gaze was.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from benchmarks.evidence.plan import FULL, TRAININGS
+from benchmarks.evidence.training import training_config
 from benchmarks.tiny.world_source import WorldSource
 from gazeqwen.errors import GazeQwenError
 from gazeqwen.tiny.world import TRAINING_SEEDS, VALIDATION_SEEDS
@@ -20,9 +24,6 @@ from gazeqwen.train.config import TrainConfig
 from gazeqwen.train.loop import Trainer
 from gazeqwen.train.result import write_result
 from gazeqwen.train.setup import build
-
-PER_TASK = 6
-FORMS = {"letters": 0.5, "likelihood": 0.4, "text": 0.1}
 
 
 def stage_one(config: TrainConfig, training: WorldSource, validation: WorldSource) -> Path:
@@ -39,35 +40,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.tiny.stage_one", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", type=Path, required=True, help="of benchmarks.tiny.assemble")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; its worlds are kept there")
-    parser.add_argument("--arm", default="inject")
+    parser.add_argument("--arm", choices=("inject", "null"), default="inject")
     parser.add_argument("--worlds", type=int, default=300)
     parser.add_argument("--validation-worlds", type=int, default=40)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--null-gaze", type=float, default=0.15, help="share of videos without gaze (inject only)")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     try:
-        config = TrainConfig.from_dict(
-            {
-                "out": str(options.out / options.arm),
-                "arm": options.arm,
-                "seed": options.seed,
-                "model": {"path": str(options.model)},
-                "forms": FORMS,
-                "null_gaze": options.null_gaze if options.arm == "inject" else 0.0,
-                "optimizer": {"lr": options.lr, "warmup_steps": 20, "final_lr": 0.02},
-                "batch_videos": 2,
-                "questions_per_video": 12,
-                "steps": options.steps,
-                "eval_every": max(1, options.steps // 4),
-                "trackers": [],
-            }
+        plan = replace(FULL, steps=options.steps)
+        config = training_config(
+            plan,
+            TRAININGS[options.arm],
+            model=str(options.model),
+            out=options.out / options.arm,
+            rate=options.lr,
+            seed=options.seed,
         )
         worlds, held_out = (
-            WorldSource(range(first, first + count), per_task=PER_TASK, cache=options.out / "worlds")
+            WorldSource(range(first, first + count), per_task=FULL.per_task, cache=options.out / "worlds")
             for first, count in ((TRAINING_SEEDS, options.worlds), (VALIDATION_SEEDS, options.validation_worlds))
         )
         folder = stage_one(config, worlds, held_out)

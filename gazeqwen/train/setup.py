@@ -231,13 +231,9 @@ def write(prepared: Prepared, config: TrainConfig, folder: Path, *, trained: str
         return
     own = folder.with_name(f"{folder.name}.arm")
     shutil.rmtree(own, ignore_errors=True)
-    own.mkdir(parents=True)
     try:
-        if arm.inject:
-            tensors = {f"resampler.{name}": t.detach().cpu() for name, t in model.resampler.state_dict().items()}
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, own / WEIGHTS)
+        write_arm(model, config, own)
         if config.trains_lora:
-            model.vlm.save_pretrained(own / LORA)  # type: ignore[operator]
             model.vlm = model.vlm.unload()  # type: ignore[operator]
             model.backbone = Backbone(model.vlm)
         model.config = prepared.began
@@ -256,6 +252,17 @@ def write(prepared: Prepared, config: TrainConfig, folder: Path, *, trained: str
         own.rename(place)
     finally:
         shutil.rmtree(own, ignore_errors=True)
+
+
+def write_arm(model: GazeQwen, config: TrainConfig, folder: Path) -> None:
+    """What was trained, and nothing else, into a new folder: the resampler (model.safetensors) where the arm injects,
+    the adapter (lora/) where one was trained. `checkpoint.load_arm` reads it from arms/NAME of a model's folder."""
+    folder.mkdir(parents=True)
+    if get_arm(config.arm).inject:
+        tensors = {f"resampler.{name}": t.detach().cpu() for name, t in model.resampler.state_dict().items()}
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
+    if config.trains_lora:
+        model.vlm.save_pretrained(folder / LORA)  # type: ignore[operator]
 
 
 # -- which videos a model has seen -------------------------------------------------------------------------------------

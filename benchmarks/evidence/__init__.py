@@ -1,0 +1,1 @@
+"""`gazeqwen evidence`: every arm of DESIGN 8 on the embedded model and its small world."""

@@ -1,0 +1,324 @@
+"""`gazeqwen evidence --out DIR`: trains, chooses, answers and tells, two cells side by side, each kept once it is done.
+
+first seed, every rate ─► choices.json ─► other seeds, comparisons ─► arms/ ─► answers/ ─► evidence.json
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.evidence.answers import Cell, answer_cell, model_of, read_lines, source_of, streamed_rows
+from benchmarks.evidence.document import write_documents
+from benchmarks.evidence.plan import (
+    IN_ALL_SETTINGS,
+    PRIMARY,
+    SETTINGS,
+    SOLVERS,
+    TRAININGS,
+    Plan,
+    Setting,
+    length_setting,
+)
+from benchmarks.evidence.summary import Answers, claims
+from benchmarks.evidence.training import read_told, train_cell
+from benchmarks.tiny.files import write_bytes
+from benchmarks.tiny.mix import pretraining_mix
+from gazeqwen._version import __version__
+from gazeqwen.arms import get_arm
+from gazeqwen.errors import InputError
+from gazeqwen.model import GazeQwen
+from gazeqwen.types import plain_json
+
+CHOICES, EVIDENCE = "choices.json", "evidence.json"
+RECHECKED_WITHIN = 1e-4
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A run of a plan.
+
+    Args:
+        out: its folder; what is in it is taken up.
+        model: the embedded model, or a folder like it.
+        processes: cells side by side, one thread each.
+        say: gets a line for each cell that is done.
+    """
+
+    plan: Plan
+    out: Path
+    model: str = "tiny"
+    processes: int = 2
+    say: Callable[[str], object] = print
+
+    def run(self, *, until: str = "") -> dict[str, Any] | None:
+        """Everything that is not there yet; returns what evidence.json holds, or None where it stopped before.
+
+        Args:
+            until: "choices" stops before any test world is opened.
+
+        Raises:
+            InputError, ConfigError: as the cells.
+        """
+        self._open()
+        chosen = self._choose()
+        if until == "choices":
+            return None
+        self._train_others(chosen)
+        self._keep_arms(chosen)
+        cells = self.cells()
+        self._pool(
+            answer_cell, [(cell, self.out, self._asking(cell)) for cell in cells], [_named(cell) for cell in cells]
+        )
+        return self.tell()
+
+    def _open(self) -> None:
+        if self.out.exists() and not self.out.is_dir():
+            raise InputError(self.out, expected="a folder", found="a file", fix="choose another --out")
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    def _train(self, jobs: Sequence[tuple[str, float, int]]) -> None:
+        self._pool(
+            train_cell,
+            [
+                (self.plan, name, {"model": self.model, "out": self.out, "rate": rate, "seed": seed})
+                for name, rate, seed in jobs
+            ],
+            [f"training {name}, rate {rate:g}, seed {seed}" for name, rate, seed in jobs],
+        )
+
+    def _choose(self) -> dict[str, float]:
+        """The learning rate of each training: the plan's, or the best on validation worlds."""
+        plan = self.plan
+        tried = {
+            name: [plan.rates[name]] if name in plan.rates else list(TRAININGS[name].rates) for name in plan.trained
+        }
+        first = plan.seeds[0]
+        self._train([(name, rate, first) for name, rates in tried.items() for rate in rates])
+        reached = {name: {rate: self._validation(name, rate, first) for rate in rates} for name, rates in tried.items()}
+        chosen = {name: max(rates, key=lambda rate, rates=rates: rates[rate]) for name, rates in reached.items()}
+        for name in plan.comparisons:
+            chosen[name] = chosen[TRAININGS[name].of]
+        if chosen:
+            told = {
+                "chosen": chosen,
+                "validation_macro": {n: {f"{r:g}": v for r, v in by.items()} for n, by in reached.items()},
+            }
+            write_bytes(self.out / CHOICES, (json.dumps(plain_json(told), indent=1) + "\n").encode())
+        return chosen
+
+    def _place(self, name: str, rate: float, seed: int) -> Path:
+        return self.out / "trained" / name / f"seed-{seed}-lr-{rate:g}"
+
+    def _validation(self, name: str, rate: float, seed: int) -> float:
+        told = read_told(self._place(name, rate, seed))
+        assert told is not None
+        return float(told["validation"]["macro"])
+
+    def _train_others(self, chosen: Mapping[str, float]) -> None:
+        plan = self.plan
+        jobs = [(name, chosen[name], seed) for seed in plan.seeds[1:] for name in plan.trained]
+        jobs += [(name, chosen[name], plan.seeds[0]) for name in plan.comparisons]
+        self._train(jobs)
+
+    def _keep_arms(self, chosen: Mapping[str, float]) -> None:
+        """The chosen weights, by arm and seed: what answers, and is committed."""
+        for name, rate in chosen.items():
+            for seed in self._seeds(name):
+                place, kept = self._place(name, rate, seed), self.out / "arms" / name / f"seed-{seed}"
+                if kept.is_dir() and read_told(kept) != read_told(place):
+                    raise InputError(kept, expected="the chosen weights", found="others", fix="choose another --out")
+                if not kept.is_dir():
+                    staging = kept.with_name(f".{kept.name}")
+                    shutil.rmtree(staging, ignore_errors=True)
+                    shutil.copytree(place, staging)
+                    staging.rename(kept)
+
+    def _seeds(self, name: str) -> tuple[int, ...]:
+        return self.plan.seeds if name not in self.plan.comparisons else self.plan.seeds[:1]
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    def cells(self) -> list[Cell]:
+        """Every file of answers, the dearest ones first."""
+        plan, primary = self.plan, self._setting(SETTINGS[PRIMARY])
+        trained = (*plan.trained, *plan.comparisons)
+        # What is not trained here comes with the embedded model.
+        held = [name for name in ("inject", "null") if name not in trained]
+        cells: list[Cell] = []
+
+        def weighted(name: str, arm: str, weights: str, setting: str | Setting, **options: Any) -> None:
+            where = self._setting(SETTINGS[setting] if isinstance(setting, str) else setting)
+            if weights in held:
+                cells.append(Cell(name, arm, where, **options))
+                return
+            overrides = TRAININGS[weights].overrides
+            for seed in self._seeds(weights):
+                folder = self.out / "arms" / weights / f"seed-{seed}"
+                cells.append(Cell(name, arm, where, seed=seed, weights=folder, overrides=overrides, **options))
+
+        weighted("inject-words", "inject", "inject", PRIMARY, words=True)
+        for name in (*held, *trained):
+            weighted(name, TRAININGS[name].arm, name, PRIMARY)
+        for name in plan.with_inject:
+            weighted(name, name, "inject", PRIMARY)
+        if "inject" in trained:
+            weighted("inject-gaze-off", "null", "inject", PRIMARY)
+        for setting in plan.settings:
+            for name in IN_ALL_SETTINGS:
+                if name in (*held, *trained):
+                    weighted(name, TRAININGS[name].arm, name, setting)
+        for seconds in plan.lengths:
+            weighted("inject", "inject", "inject", length_setting(seconds))
+        cells += [Cell(name, name, primary) for name in (*plan.zero_shot, *SOLVERS)]
+        cells += [Cell("oracle", "oracle", length_setting(seconds)) for seconds in plan.lengths]
+        return cells
+
+    def _asking(self, cell: Cell) -> dict[str, Any]:
+        """How many worlds and questions; the others of `answer_cell`'s arguments."""
+        of_length = cell.setting.name not in SETTINGS
+        worlds = self.plan.length_worlds if of_length else self.plan.test_worlds
+        return {"model": self.model, "worlds": worlds, "per_task": self.plan.asked_per_task}
+
+    def _setting(self, setting: Setting) -> Setting:
+        return replace(setting, duration_s=setting.duration_s or self.plan.duration_s)
+
+    # -- what came out -------------------------------------------------------------------------------------------------
+
+    def tell(self) -> dict[str, Any]:
+        """Writes evidence.json, evidence.md and evidence.svg from the files of answers, and returns the first."""
+        scoring = GazeQwen.from_pretrained(self.model).config.scoring
+        answers, cells = Answers(self.out, scoring=scoring), self.cells()
+        names = list(dict.fromkeys(cell.name for cell in cells))
+        settings = list(dict.fromkeys(cell.setting.name for cell in cells))
+        by_name = {name: [s for s in settings if answers.files(name, s)] for name in names}
+        told: dict[str, Any] = {
+            "gazeqwen": __version__,
+            "arms": {name: answers.told(name, PRIMARY) for name in names if PRIMARY in by_name[name]},
+            "settings": {
+                setting: {name: answers.told(name, setting) for name in names if setting in by_name[name]}
+                for setting in settings
+                if setting != PRIMARY
+            },
+            "claims": [claim.to_dict() for claim in claims(answers, names, settings, self.plan.lengths)],
+            "trainings": self._trainings(),
+            "seeds": list(self.plan.seeds),
+            "scoring": scoring,
+            "mix": pretraining_mix(),
+            "plan": asdict(self.plan),
+        }
+        told = plain_json(told)
+        write_bytes(self.out / EVIDENCE, (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
+        write_documents(self.out, told)
+        return told
+
+    def _trainings(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for place in sorted((self.out / "arms").glob("*/seed-*")):
+            told = read_told(place)
+            if told is not None:
+                kept = ("rate", "step", "trainable", "seconds")
+                row = {name: told[name] for name in kept} | {"validation_macro": told["validation"]["macro"]}
+                found.setdefault(told["name"], {})[str(told["seed"])] = row
+        return found
+
+    # -- checking ------------------------------------------------------------------------------------------------------
+
+    def recheck(self, samples: int, *, seed: int = 0) -> dict[str, Any]:
+        """Answers random samples of each arm again, by a stream, step after step, and compares with what the files say.
+
+        Whole worlds are drawn until there are so many questions. Returns the largest difference of a log-probability by
+        arm.
+
+        Raises:
+            InputError: one differs by more than `RECHECKED_WITHIN`; or there are no answers.
+        """
+        rng = np.random.default_rng(seed)
+        found: dict[str, float] = {}
+        for cell in self.cells():
+            path = cell.path(self.out)
+            if cell.setting.name != PRIMARY or get_arm(cell.arm).solver or cell.seed != self.plan.seeds[0]:
+                continue
+            stored = read_lines(path)
+            asking = self._asking(cell)
+            source = source_of(cell.setting, stored[0]["worlds"], stored[0]["per_task"], None)
+            model, first = model_of(cell, self.model), np.cumsum([1, *source.counts])
+            worst, left = 0.0, samples
+            for index in rng.permutation(asking["worlds"]).tolist():
+                rows = next(iter(streamed_rows(model, source, cell.arm, [index])))
+                for place, row in enumerate(rows):
+                    for form, values in row.items():
+                        was = stored[first[index] + place].get(form)
+                        if was is not None:
+                            worst = max(worst, float(np.abs(np.array(was) - np.array(values)).max()))
+                left -= len(rows)
+                if left <= 0:
+                    break
+            found[cell.name] = worst
+            self.say(f"{cell.name:20} {samples - left:4} samples, largest difference {worst:.1e}")
+            if worst > RECHECKED_WITHIN:
+                raise InputError(
+                    path, expected=f"log-probabilities within {RECHECKED_WITHIN:g}", found=f"{worst:.2e} off"
+                )
+        return found
+
+    # -- processes -----------------------------------------------------------------------------------------------------
+
+    def _pool(self, work: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], names: Sequence[str]) -> None:
+        """Each job in a process of its own, or all in this one; its last argument holds keywords. The first error stops
+        what has not begun."""
+        began = time.monotonic()
+        if self.processes == 1 or not jobs:
+            for number, (job, name) in enumerate(zip(jobs, names, strict=True), start=1):
+                work(*job[:-1], **job[-1])
+                self._told(number, len(jobs), began, name)
+            return
+        context = multiprocessing.get_context("spawn")
+        was = os.environ.get("OMP_NUM_THREADS")
+        os.environ["OMP_NUM_THREADS"] = "1"
+        try:
+            with ProcessPoolExecutor(self.processes, mp_context=context) as pool:
+                futures = {pool.submit(work, *job[:-1], **job[-1]): name for job, name in zip(jobs, names, strict=True)}
+                self._await(pool, futures, began)
+        finally:
+            if was is None:
+                del os.environ["OMP_NUM_THREADS"]
+            else:
+                os.environ["OMP_NUM_THREADS"] = was
+
+    def _await(self, pool: ProcessPoolExecutor, futures: Mapping[Future[Any], str], began: float) -> None:
+        waiting: set[Future[Any]] = set(futures)
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                try:
+                    future.result()
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+                self._told(len(futures) - len(waiting), len(futures), began, futures[future])
+
+    def _told(self, number: int, count: int, began: float, name: str) -> None:
+        self.say(f"{number:3} of {count}  {(time.monotonic() - began) / 60:5.1f} min  {name}")
+
+
+def _named(cell: Cell) -> str:
+    return f"answers of {cell.name}, seed {cell.seed}, {cell.setting.name}"
+
+
+def stderr_line(text: str) -> None:
+    """Progress goes to stderr: stdout is for what is asked."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
