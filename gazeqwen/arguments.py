@@ -113,10 +113,10 @@ def build_parser() -> Parser:
     vjepa.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
     vjepa.set_defaults(command="convert vjepa")
 
-    text = "render a clip with gaze, check it, ask about it: no downloads"
+    text = "render a clip, ask about it with gaze, without and with another's"
     demo = commands.add_parser("demo", help=text, description=f"{text[0].upper()}{text[1:]}.")
     demo.add_argument("--out", type=Path, default=Path("demo_out"), metavar="DIR", help="default: demo_out")
-    demo.add_argument("--seed", type=_seed, default=7, help="of the rendered scene (default: 7)")
+    demo.add_argument("--seed", type=_seed, default=0, help="of the rendered clip, below 1,000,000 (default: 0)")
     demo.set_defaults(command="demo")
 
     add_train(commands, count=_count)

@@ -93,12 +93,14 @@ def write_overlay(
     progress: Callable[[float, float], None] | None = None,
     tolerance_s: float = GAZE_TOLERANCE_S,
     max_pixels: int | None = 1280 * 720,
+    enlarge: int = 1,
 ) -> dict[str, int]:
     """Writes the video with its gaze on every frame; the frames keep their times.
 
     Args:
         progress: called after each frame with (its time, the duration), seconds.
         max_pixels: larger frames are scaled down to it; None keeps them.
+        enlarge: each pixel becomes a square of so many, before anything is drawn: for frames too small to look at.
 
     Returns:
         `frames` written and `frames_without_gaze` among them.
@@ -111,13 +113,15 @@ def write_overlay(
         raise InputError(out_path, expected="another file than the video", found="the video itself", fix="change --out")
     frames = iter_frames(video_path, max_pixels=max_pixels)
     first = next(frames)
+    height_px, width_px = first.image.shape[:2]
     written = without = 0
-    with VideoWriter(out_path, size_px=(first.image.shape[1], first.image.shape[0])) as writer:
+    with VideoWriter(out_path, size_px=(width_px * enlarge, height_px * enlarge)) as writer:
         for frame in chain([first], frames):
             row = int(asof(gaze.t_s, frame.time_s, tolerance_s=tolerance_s, on_missing="mark")[0])
             current = fixations.take((fixations.start_s <= frame.time_s) & (fixations.stop_s > frame.time_s))
             near = gaze.between(frame.time_s - TRAIL_S - tolerance_s, frame.time_s)
-            image = draw_gaze(frame.image, near, current, now_s=frame.time_s, tolerance_s=tolerance_s)
+            large = frame.image.repeat(enlarge, axis=0).repeat(enlarge, axis=1)
+            image = draw_gaze(large, near, current, now_s=frame.time_s, tolerance_s=tolerance_s)
             writer.write(image, time_s=frame.time_s)
             written += 1
             without += row < 0 or not gaze.valid[row]

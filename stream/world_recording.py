@@ -1,4 +1,5 @@
-"""A tiny world as a recording: frames are drawn when they are asked for, and only those. No file, no codec.
+"""A tiny world as a recording: frames are drawn when they are asked for, and only those. No file, no codec; the file
+that mini-StreamGaze and the demo have of it is written by `write_world_video`.
 
 Steps equal those of the world's mini-StreamGaze files (`gazeqwen data mini`): times, spans and gaze bit for bit, since
 numbers are rounded as those files round them; images but for what H.264 loses.
@@ -6,10 +7,10 @@ numbers are rounded as those files round them; images but for what H.264 loses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,10 +19,11 @@ from gazeqwen.tiny.world import World
 from gazeqwen.types import Fixations, GazeSamples
 from stream.recording import Recording
 from stream.trackers.base import GazeRecording
-from stream.video import TIME_TOLERANCE_S, Frame, VideoInfo
+from stream.video import TIME_TOLERANCE_S, Frame, VideoInfo, write_clip
 from stream.video_source import size_within
 
 DECIMALS = 6  # of mini-StreamGaze's gaze and fixation files
+CRF, PRESET = 20, "veryfast"  # of its videos
 
 
 class WorldFrames:
@@ -100,6 +102,18 @@ class WorldRecording(Recording):
 def world_name(seed: int) -> str:
     """The file name of this world's video in mini-StreamGaze."""
     return f"mini-{seed:08d}.mp4"
+
+
+def write_world_video(path: str | Path, world: World, *, progress: Callable[[int], Any] | None = None) -> Path:
+    """Writes all frames of a world as H.264. `progress` is called with 1 after each frame. Raises as `VideoWriter`."""
+
+    def images() -> Iterator[np.ndarray]:
+        for _, image in world.frames():
+            yield image
+            if progress is not None:
+                progress(1)
+
+    return write_clip(path, images(), fps=world.fps, crf=CRF, preset=PRESET)
 
 
 def _stored_samples(samples: GazeSamples) -> GazeSamples:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.streamgaze.shuffle import BorrowedGaze, gaze_donors
+from benchmarks.streamgaze.shuffle import gaze_donors
 from gazeqwen.arms import (
     ARMS,
     LAG_S,
@@ -30,6 +30,7 @@ from gazeqwen.gaze_encoding import GazeBatch
 from gazeqwen.resampler import build_resampler
 from gazeqwen.tiny import TINY_CONFIG
 from gazeqwen.types import Fixations, GazeEvents, Step
+from stream.borrowed_gaze import BorrowedGaze
 from stream.recording import Recording, open_recording
 from stream.video import write_clip
 from tests.made_steps import made_steps

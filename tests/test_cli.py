@@ -17,7 +17,7 @@ import pytest
 
 from gazeqwen.cli import main
 from gazeqwen.tiny.scene import render
-from stream.demo import write_gaze_csv
+from stream.trackers.plain_csv import gaze_csv
 from stream.video import iter_frames, probe, write_clip
 from tests.conftest import shared_dir
 
@@ -85,7 +85,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     folder = tmp_path_factory.mktemp("recording with ünicode")
     scene = render(7, duration_s=DURATION_S, size_px=SIZE_PX)
     video = write_clip(folder / "clip 日本.mp4", (image for _, image in scene.frames()), fps=scene.fps)
-    return Files(folder, video, write_gaze_csv(folder / "gaze é.csv", scene.gaze))
+    gaze = folder / "gaze é.csv"
+    gaze.write_text(gaze_csv(scene.gaze), encoding="utf-8")
+    return Files(folder, video, gaze)
 
 
 def assert_one_line(result: Result, *parts: str) -> None:

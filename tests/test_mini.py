@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks.streamgaze import mini
 from benchmarks.streamgaze.dataset import Dataset
-from benchmarks.streamgaze.mini import fixation_csv, gaze_csv, write_mini
+from benchmarks.streamgaze.mini import fixation_csv, write_mini
 from benchmarks.streamgaze.qa_writer import entry_of, made_question, write_qa_files
 from benchmarks.streamgaze.tasks import TASKS, format_time, parse_time_s
 from benchmarks.streamgaze.validate import validate
@@ -29,6 +29,7 @@ from gazeqwen.question_rules import make_questions
 from gazeqwen.tiny.world import World
 from gazeqwen.types import Fixations, GazeSamples, plain_json
 from stream.trackers import read_gaze
+from stream.trackers.plain_csv import gaze_csv
 from stream.video import frame_times, probe
 
 SECONDS, VIDEOS, SEED, PER_VIDEO = 6.0, 2, 11, 2
@@ -69,13 +70,13 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
         def make(seed: int, *, duration_s: float) -> World:
             return world(seed, duration_s)
 
-    def write_clip(path: Path, images: Any, **_: Any) -> Path:
+    def write_world_video(path: Path, _: World) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(path.name.encode() * 9)
         return path
 
     monkeypatch.setattr(mini, "World", Cheap)
-    monkeypatch.setattr(mini, "write_clip", write_clip)
+    monkeypatch.setattr(mini, "write_world_video", write_world_video)
 
 
 # -- what is written is what was made ----------------------------------------------------------------------------------
@@ -223,7 +224,11 @@ def test_stopped_at_any_write_it_goes_on_to_the_same_set(
     write(tmp_path / "whole", duration_s=5.0)
     whole = tree(tmp_path / "whole")
     calls, stop_at = 0, 0
-    functions = {"write_atomically": mini.write_atomically, "write_clip": mini.write_clip, "rmtree": mini.shutil.rmtree}
+    functions = {
+        "write_atomically": mini.write_atomically,
+        "write_world_video": mini.write_world_video,
+        "rmtree": mini.shutil.rmtree,
+    }
 
     def stopping(name: str) -> Any:
         def call(*arguments: Any, **named: Any) -> Any:
@@ -237,7 +242,7 @@ def test_stopped_at_any_write_it_goes_on_to_the_same_set(
 
     monkeypatch.setattr(mini, "write_atomically", stopping("write_atomically"))
     monkeypatch.setattr("benchmarks.streamgaze.qa_writer.write_atomically", stopping("write_atomically"))
-    monkeypatch.setattr(mini, "write_clip", stopping("write_clip"))
+    monkeypatch.setattr(mini, "write_world_video", stopping("write_world_video"))
     monkeypatch.setattr(mini.shutil, "rmtree", stopping("rmtree"))
     folder, stops = tmp_path / "stopped", 0
     while True:  # each attempt gets one write further than the one before it did
@@ -264,7 +269,7 @@ def test_what_a_killed_encoder_left_is_removed(tmp_path: Path, cheap: None, monk
         raise Stop
 
     with monkeypatch.context() as patched:
-        patched.setattr(mini, "write_clip", killed)
+        patched.setattr(mini, "write_world_video", killed)
         with pytest.raises(Stop):
             write(tmp_path / "killed")
     assert any(tmp_path.rglob(".*.partial.mp4"))

@@ -128,6 +128,21 @@ def test_the_overlay_video_keeps_times_and_marks_every_frame(tmp_path: Path) -> 
     assert 118 <= places[3].max() <= 126  # its trail leads back to the first place
 
 
+def test_small_frames_are_enlarged_and_gaze_is_drawn_at_the_new_size(tmp_path: Path) -> None:
+    columns = np.arange(48, dtype=np.uint8) * 4
+    frame = np.broadcast_to(columns[None, :, None], (32, 48, 3)).copy()
+    video = write_clip(tmp_path / "in.mp4", [frame] * 3, fps=10)
+    gaze = GazeSamples.build(np.arange(3) / 10, [[0.25, 0.5]] * 3)
+    write_overlay(video, gaze, Fixations.empty(), tmp_path / "out.mp4", enlarge=4)
+    info = probe(tmp_path / "out.mp4")
+    assert (info.width_px, info.height_px) == (192, 128)
+    image = next(iter_frames(tmp_path / "out.mp4")).image
+    red = np.nonzero(near(image, RED, tolerance=60))
+    assert abs(red[0].mean() - 64) < 3 and abs(red[1].mean() - 48) < 3
+    plain = image[10, :, 0].astype(int)
+    assert np.abs(plain - np.repeat(columns, 4)).mean() < 8
+
+
 def test_the_video_itself_is_never_overwritten(tmp_path: Path) -> None:
     video = write_clip(tmp_path / "in.mp4", [GREY] * 3, fps=10)
     before = video.read_bytes()

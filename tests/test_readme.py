@@ -16,8 +16,8 @@ from gazeqwen.arguments import GAZE_FLAGS, build_parser
 from gazeqwen.cli import COMMANDS, main
 from gazeqwen.info import fit
 from gazeqwen.tiny.scene import render
-from stream.demo import write_gaze_csv
 from stream.trackers import FORMATS
+from stream.trackers.plain_csv import gaze_csv
 from stream.video import write_clip
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     scene = render(7, duration_s=4.0, size_px=SIZE_PX)
     write_clip(folder / "clip.mp4", (image for _, image in scene.frames()), fps=scene.fps)
-    write_gaze_csv(folder / "gaze.csv", scene.gaze)
+    (folder / "gaze.csv").write_text(gaze_csv(scene.gaze), encoding="utf-8")
     (folder / "VIDEO.mp4").write_bytes((folder / "clip.mp4").read_bytes())
     (folder / "RECORDING").write_bytes((folder / "gaze.csv").read_bytes())
     header, *rows = csv.reader((folder / "gaze.csv").read_text().splitlines())

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from benchmarks.streamgaze.dataset import Dataset, GazeInput
 from benchmarks.streamgaze.mini import write_mini
-from benchmarks.streamgaze.shuffle import BorrowedGaze
 from gazeqwen.errors import InputError
 from gazeqwen.tiny.world import World
 from gazeqwen.types import GazeEvents, Step
+from stream.borrowed_gaze import BorrowedGaze
 from stream.recording import Recording
 from stream.steps import Cut
 from stream.world_recording import WorldRecording, world_name

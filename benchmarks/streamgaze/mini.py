@@ -36,12 +36,12 @@ from gazeqwen.question_rules import make_questions, solve
 from gazeqwen.tiny.world import USER_SEEDS, World, world_seed
 from gazeqwen.types import Fixations, GazeSamples
 from stream.trackers import read_gaze
-from stream.video import write_clip
+from stream.trackers.plain_csv import gaze_csv
+from stream.world_recording import world_name, write_world_video
 
 NAME = "mini-streamgaze"
 WINDOWS_S = {"present": 15.0}  # of 20 to 120 s, so that the rule hides something in every video
 PER_VIDEO = 4
-CRF, PRESET = 20, "veryfast"
 UNDER_WAY = ".mini"  # folder of what is done, while a write goes on
 FIXATION_HEADER = (
     "start_time", "end_time", "center_x", "center_y", "duration",
@@ -170,7 +170,7 @@ def _video(name: str) -> Path:
 
 def _part(folder: Path, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     """One world, written unless it is there: {"name", "facts", "entries", "solved"}."""
-    name = f"mini-{seed:08d}.mp4"
+    name = world_name(seed)
     stem, video = Path(name).stem, folder / _video(name)
     done = folder / UNDER_WAY / f"{stem}.json"
     if done.is_file():
@@ -179,7 +179,7 @@ def _part(folder: Path, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
             return part
     world = World.make(seed, duration_s=settings["duration_s"])
     questions = make_questions(world.log, rules=settings["rules"], seed=seed, per_task=settings["per_video"])
-    write_clip(video, (image for _, image in world.frames()), fps=world.fps, crf=CRF, preset=PRESET)
+    write_world_video(video, world)
     for path, text in (
         (folder / "gaze" / f"{stem}_gaze.csv", gaze_csv(world.gaze)),
         (folder / "metadata" / stem / f"{stem}_fixation_filtered.csv", fixation_csv(world.fixations)),
@@ -218,16 +218,6 @@ def _solved(world: World, questions: list[MadeQuestion], gaze: GazeSamples) -> d
                 row = right.setdefault(question.task, dict.fromkeys(SOLVERS, 0))
                 row[name] += max(range(len(scores)), key=scores.__getitem__) == answer
     return right
-
-
-def gaze_csv(samples: GazeSamples) -> str:
-    """Gaze in the plain format (`stream.trackers.plain_csv`); missing gaze has no coordinates."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("t_s", "x_norm", "y_norm", "valid"))
-    for t_s, (x, y), valid in zip(samples.t_s, samples.xy_norm, samples.valid, strict=True):
-        writer.writerow((f"{t_s:.6f}", *((f"{x:.6f}", f"{y:.6f}", 1) if valid else ("", "", 0))))
-    return text.getvalue()
 
 
 def fixation_csv(fixations: Fixations) -> str:

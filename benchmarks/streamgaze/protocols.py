@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.streamgaze.feature_cache import FeatureCache, model_fingerprint
 from benchmarks.streamgaze.records import FAILED, OK
-from benchmarks.streamgaze.shuffle import BorrowedGaze, gaze_donors
+from benchmarks.streamgaze.shuffle import gaze_donors
 from benchmarks.streamgaze.tasks import TASKS, Sample
 from benchmarks.streamgaze.wording import Form, parse_choice, parse_yes_no
 from benchmarks.streamgaze.work import Settings, model_id
@@ -32,6 +32,7 @@ from gazeqwen import prompts
 from gazeqwen.arms import get_arm
 from gazeqwen.errors import InputError
 from gazeqwen.types import Fixations, plain_json
+from stream.borrowed_gaze import BorrowedGaze
 from stream.recording import Recording
 from stream.session import StreamSession
 

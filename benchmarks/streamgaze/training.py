@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.streamgaze.dataset import Dataset, GazeInput
 from benchmarks.streamgaze.feature_cache import CachedFeatures, FeatureCache
 from benchmarks.streamgaze.qa_files import Problem
-from benchmarks.streamgaze.shuffle import BorrowedGaze, gaze_donors
+from benchmarks.streamgaze.shuffle import gaze_donors
 from benchmarks.streamgaze.split import videos_of
 from benchmarks.streamgaze.tasks import TASKS, Sample
 from benchmarks.streamgaze.work import MAX_FRAMES, by_video
@@ -35,6 +35,7 @@ from gazeqwen.model import GazeQwen
 from gazeqwen.train.examples import Ask, TrainingVideo
 from gazeqwen.types import Question, Step
 from gazeqwen.vjepa import RollingWindow
+from stream.borrowed_gaze import BorrowedGaze
 from stream.recording import Recording
 from stream.session import CHUNK_STEPS, FrozenSource
 from stream.steps import Cut

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from benchmarks.streamgaze.feature_cache import add_tensors, frozen_key
 from benchmarks.streamgaze.mini import WINDOWS_S
-from benchmarks.streamgaze.shuffle import BorrowedGaze, gaze_donors
+from benchmarks.streamgaze.shuffle import gaze_donors
 from benchmarks.streamgaze.tasks import TASKS, format_time, parse_time_s
 from benchmarks.streamgaze.training import Asked, require_steps, training_video
 from benchmarks.tiny.files import world_digest, write_bytes
@@ -43,6 +43,7 @@ from gazeqwen.tiny.world_parameters import WorldParameters
 from gazeqwen.train.examples import Ask, TrainingVideo
 from gazeqwen.types import Question, Step, plain_json
 from gazeqwen.vjepa import RollingWindow
+from stream.borrowed_gaze import BorrowedGaze
 from stream.recording import Recording
 from stream.steps import Cut
 from stream.world_recording import WorldRecording, world_name

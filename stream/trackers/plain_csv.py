@@ -10,11 +10,14 @@ Values outside [0, 1] are kept; they are outside the frame, which `gazeqwen gaze
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from gazeqwen.types import GazeSamples
 from stream.trackers.base import (
     GazeRecording,
     InputError,
@@ -96,6 +99,16 @@ def read(path: Path, options: ReadOptions) -> GazeRecording:
         confidence=confidence,
     )
     return replace(recording, columns=names)
+
+
+def gaze_csv(samples: GazeSamples) -> str:
+    """The text of a file of this format, microseconds and millionths of the frame; missing gaze has no coordinates."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("t_s", "x_norm", "y_norm", "valid"))
+    for t_s, (x, y), valid in zip(samples.t_s, samples.xy_norm, samples.valid, strict=True):
+        writer.writerow((f"{t_s:.6f}", *((f"{x:.6f}", f"{y:.6f}", 1) if valid else ("", "", 0))))
+    return text.getvalue()
 
 
 def _names(table: Table, options: ReadOptions) -> dict[str, str]:

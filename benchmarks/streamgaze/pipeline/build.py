@@ -33,7 +33,7 @@ from typing import Any
 from uuid import uuid4
 
 from benchmarks.streamgaze.data_manifest import MANIFEST, VERSION, VERSION_KEY
-from benchmarks.streamgaze.mini import fixation_csv, gaze_csv
+from benchmarks.streamgaze.mini import fixation_csv
 from benchmarks.streamgaze.pipeline.captioner import Captioner, VlmCaptioner
 from benchmarks.streamgaze.pipeline.filters import filter_questions
 from benchmarks.streamgaze.pipeline.recording_log import log_recording
@@ -46,6 +46,7 @@ from gazeqwen.errors import ConfigError, GazeQwenError, InputError
 from gazeqwen.event_log import Rules
 from gazeqwen.question_rules import make_questions
 from gazeqwen.types import plain_json
+from stream.trackers.plain_csv import gaze_csv
 
 NAME, CATEGORY = "own-recordings", "OWN"
 RESULTS, SETTINGS = ".build", "settings.json"
