@@ -102,15 +102,19 @@ class GazeTargetEstimator:
         backbone: a `Dinov2Model` that `fit_dinov2` has fitted to the decoder's grid.
         decoder: the decoder; its device is where everything runs.
         small_head_fix: as `head_masks`. On by default: small heads are the rule in egocentric video.
+        origin: what the weights are, in words, for reports.
     """
 
-    def __init__(self, backbone: nn.Module, decoder: GazeDecoder, *, small_head_fix: bool = True) -> None:
+    def __init__(
+        self, backbone: nn.Module, decoder: GazeDecoder, *, small_head_fix: bool = True, origin: str = "not named"
+    ) -> None:
         shape: Any = backbone.config
         if shape.hidden_size != decoder.config.feature_dim:
             raise InputError(
                 "backbone", expected=f"features of width {decoder.config.feature_dim}", found=str(shape.hidden_size)
             )
-        self.backbone, self.decoder, self.small_head_fix = backbone, decoder.eval(), small_head_fix
+        self.backbone, self.decoder = backbone, decoder.eval()
+        self.small_head_fix, self.origin = small_head_fix, origin
         h, w = decoder.config.grid_hw
         self.input_hw_px = (h * shape.patch_size, w * shape.patch_size)
 
@@ -138,7 +142,8 @@ class GazeTargetEstimator:
             local_files_only=local_files_only,
         )
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(dinov2.to(where), decoder.to(where), small_head_fix=small_head_fix)
+        origin = f"{Path(weights).name} on {backbone}"
+        return cls(dinov2.to(where), decoder.to(where), small_head_fix=small_head_fix, origin=origin)
 
     @property
     def has_inout(self) -> bool:
@@ -167,8 +172,8 @@ class GazeTargetEstimator:
 
         Args:
             features: (B, C, h, w).
-            heads: per image its head boxes (x_min, y_min, x_max, y_max), normalised; None in place of a box asks without
-                a head, which the published model allows in scenes with one person.
+            heads: per image its head boxes (x_min, y_min, x_max, y_max), normalised. None in place of a box asks
+                without a head, which the published model allows in scenes with one person.
 
         Raises:
             InputError: a box that `head_masks` refuses, or another number of images.

@@ -128,7 +128,11 @@ class GazeDecoder(nn.Module):
         if config.inout_dim:
             self.inout_token = nn.Embedding(1, dim)
             self.inout_head = nn.Sequential(
-                nn.Linear(dim, config.inout_dim), nn.ReLU(), nn.Dropout(0.1), nn.Linear(config.inout_dim, 1), nn.Sigmoid()
+                nn.Linear(dim, config.inout_dim),
+                nn.ReLU(),
+                nn.Dropout(0.1),
+                nn.Linear(config.inout_dim, 1),
+                nn.Sigmoid(),
             )
 
     def forward(self, features: Tensor, masks: Tensor, image_rows: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -230,7 +234,7 @@ def require_box(box: Sequence[float], source: str = "head box") -> Box:
 def _four_numbers(box: Sequence[float], source: str) -> Box:
     try:
         x_min, y_min, x_max, y_max = (float(value) for value in box)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(source, expected="four numbers x_min, y_min, x_max, y_max", found=repr(box)[:60]) from error
     if not all(math.isfinite(value) for value in (x_min, y_min, x_max, y_max)):
         raise InputError(source, expected="four finite numbers", found=repr(box)[:60])
@@ -238,9 +242,9 @@ def _four_numbers(box: Sequence[float], source: str) -> Box:
 
 
 def training_target(xy_norm: tuple[float, float]) -> np.ndarray:
-    """(64, 64) float32, what a heatmap is trained towards: a Gaussian around the looked-at cell, 3 cells wide (sigma), 0
-    more than 9 cells away on either axis, its greatest cell scaled to 1. A point just outside (1.0 is: cells end at 63)
-    leaves the part that reaches in; one further out, zeros.
+    """(64, 64) float32, what a heatmap is trained towards: a Gaussian around the looked-at cell, 3 cells wide (sigma),
+    0 more than 9 cells away on either axis, its greatest cell scaled to 1. A point just outside (1.0 is: cells end at
+    63) leaves the part that reaches in; one further out, zeros.
 
     Raises:
         InputError: coordinates that are no numbers.

@@ -103,9 +103,7 @@ def load_dinov2(
         InputError: no such folder or id, another kind of model, damaged or not exactly its tensors, or of another width
             than the decoder's.
     """
-    folder = find_folder(
-        source, local_files_only, expected="a DINOv2 folder or a hub id such as facebook/dinov2-base"
-    )
+    folder = find_folder(source, local_files_only, expected="a DINOv2 folder or a hub id such as facebook/dinov2-base")
     settings = read_json(folder / CONFIG)
     if settings.get("model_type") != BACKBONE_TYPE:
         found = repr(settings.get("model_type"))

@@ -1,4 +1,4 @@
-"""Others' torch files: read without running code in them, and put into a module only if they are exactly its weights."""
+"""Others' torch files: read without running code in them; put into a module only if they are exactly its weights."""
 
 from __future__ import annotations
 

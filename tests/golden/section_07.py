@@ -37,7 +37,7 @@ def decoder_error(golden: Golden) -> float:
         return math.inf
     masks = head_masks([box for own in boxes for box in own], decoder.config.grid_hw, small_head_fix=False)
     rows = torch.tensor([row for row, own in enumerate(boxes) for _ in own])
-    if sum(golden["headmask_sums"], []) != masks.sum(dim=(1, 2)).tolist():
+    if [total for own in golden["headmask_sums"] for total in own] != masks.sum(dim=(1, 2)).tolist():
         return math.inf
     with torch.no_grad():
         heatmap, inout = decoder(golden.tensor("features"), masks, rows)
