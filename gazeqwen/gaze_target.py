@@ -132,8 +132,14 @@ class GazeTargetEstimator:
         """From a released decoder file and a DINOv2 folder or hub id; float32.
 
         Raises:
-            InputError: one of them can't be read, is not exactly what it should be, or they don't fit each other.
+            InputError: one of them can't be read, is not exactly what it should be, they don't fit each other, or no
+                such device.
         """
+        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            torch.zeros(1, device=where)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise InputError("device", expected="cpu, cuda, cuda:1, ...", found=repr(where)) from error
         decoder = load_gaze_decoder(weights, ln_eps=ln_eps)
         dinov2 = load_dinov2(
             backbone,
@@ -141,7 +147,6 @@ class GazeTargetEstimator:
             feature_dim=decoder.config.feature_dim,
             local_files_only=local_files_only,
         )
-        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
         origin = f"{Path(weights).name} on {backbone}"
         return cls(dinov2.to(where), decoder.to(where), small_head_fix=small_head_fix, origin=origin)
 

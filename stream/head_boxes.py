@@ -58,11 +58,8 @@ class HeadFile:
     def at(self, time_s: float, *, max_age_s: float = MAX_AGE_S) -> tuple[HeadBox, ...] | None:
         """The heads of the frame at `time_s`: the newest entry's at or before it; None where that is too old or there
         is none. Never those of a later entry."""
-        row = int(
-            asof(self.times_s, time_s + TIME_TOLERANCE_S, tolerance_s=max_age_s + TIME_TOLERANCE_S, on_missing="mark")[
-                0
-            ]
-        )
+        tolerance_s = max_age_s + 2 * TIME_TOLERANCE_S  # at both ends
+        row = int(asof(self.times_s, time_s + TIME_TOLERANCE_S, tolerance_s=tolerance_s, on_missing="mark")[0])
         return None if row < 0 else self.heads[row]
 
 
