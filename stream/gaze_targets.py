@@ -84,14 +84,14 @@ class Heads:
             InputError: as `read_head_boxes` and `require_box`; both are given.
         """
         if file is not None and boxes:
-            raise InputError("heads", expected="--boxes or --box", found="both")
+            raise InputError("heads", expected="a file or boxes", found="both")
         if file is not None:
             read = read_head_boxes(file)
             return cls(
                 lambda t_s, _: read.at(t_s), {"source": "file", "path": str(file), "tracked": read.tracked}, read
             )
         if boxes:
-            heads = tuple(HeadBox(require_box(box, "--box"), str(n)) for n, box in enumerate(boxes, 1))
+            heads = tuple(HeadBox(require_box(box, f"head box {n}"), str(n)) for n, box in enumerate(boxes, 1))
             return cls(lambda *_: heads, {"source": "by hand", "path": None, "tracked": False})
         return cls(lambda *_: (HeadBox(None),), {"source": "none", "path": None, "tracked": False})
 

@@ -6,7 +6,7 @@
 
 ChildPlay and other sets in the second form are read the same way. Coordinates may also be single numbers. Nothing is
 dropped: a head or picture that can't be used becomes one with a `problem`, which the run counts as a failure. Whether a
-frame's path is relative to the data folder or to its sequence's is not documented; both are tried.
+frame's path is relative to the data folder or to its sequence's is not known here; both are tried.
 """
 
 from __future__ import annotations
