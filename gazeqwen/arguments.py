@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gazeqwen._version import __version__
+from gazeqwen.arguments_gaze_target import add_gaze_target
 from gazeqwen.arguments_streamgaze import add_commands
 from gazeqwen.arguments_train import add_train
 
@@ -83,6 +84,8 @@ def build_parser() -> Parser:
     check.add_argument("--out", type=Path, metavar="OVERLAY.mp4", help="write the video with gaze and fixations drawn")
     check.add_argument("--json", action="store_true", help="one JSON object on stdout")
     check.set_defaults(command="gaze check")
+
+    add_gaze_target(commands, positive=_positive)
 
     text = "this machine, a recording, or whether a model fits"
     info = commands.add_parser("info", help=text, description=f"{text[0].upper()}{text[1:]}.")

@@ -1,4 +1,5 @@
-"""`gazeqwen`: ask, gaze check, info, convert, demo, train, app. Joins the rooms; everything it does is a library call.
+"""`gazeqwen`: ask, gaze check, gaze-target, info, convert, demo, train, app. Joins the rooms; everything it does is a
+library call.
 
 Results go to stdout; progress, notes and warnings to stderr. Bad input ends with exit code 2 and one line, never a
 traceback. With --json stdout holds one JSON object and nothing else. Flags: `arguments.py`.
@@ -212,7 +213,7 @@ def _gaze_check(arguments: argparse.Namespace) -> int:
 
     recording = _open(arguments)
     assert recording.gaze is not None
-    with _seconds_bar("comparing with the scene", recording) as advance:
+    with _seconds_bar("comparing with the scene", recording.end_s) as advance:
         report = check(
             recording.path,
             recording.gaze,
@@ -223,7 +224,7 @@ def _gaze_check(arguments: argparse.Namespace) -> int:
         )
     written: dict[str, Any] = {}
     if arguments.out is not None:
-        with _seconds_bar("drawing the overlay", recording) as advance:
+        with _seconds_bar("drawing the overlay", recording.end_s) as advance:
             counts = write_overlay(
                 recording.path,
                 recording.samples,
@@ -239,6 +240,54 @@ def _gaze_check(arguments: argparse.Namespace) -> int:
     if written:
         counted = f"{written['frames']} frames, {written['frames_without_gaze']} without gaze"
         print(_table([("overlay", f"{arguments.out}: {counted}")], least=14))
+    return 0
+
+
+def _gaze_target(arguments: argparse.Namespace) -> int:
+    from stream.gaze_targets import Heads, picture_targets, read_picture, require_heads_in, video_targets
+    from stream.target_report import report_rows
+
+    # Everything that can be wrong with the files is said before weights are loaded for them.
+    path = Path(arguments.path)
+    heads = Heads.given(file=arguments.boxes, boxes=arguments.box)
+    picture = read_picture(path)
+    if picture is None:
+        from stream.video import probe
+
+        end_s = probe(path).duration_s
+    else:
+        end_s = None
+        unused = [flag for flag, value in (("--smoothing", arguments.smoothing), ("--fps", arguments.fps)) if value]
+        if unused:
+            raise InputError(unused[0], expected="a video", found=f"the picture {path.name}")
+    require_heads_in(heads, path, end_s=end_s)
+    if arguments.out is not None and arguments.out.exists() and not arguments.out.is_dir():
+        raise InputError(arguments.out, expected="a folder to write to", found="a file", fix="pass another --out")
+    with _quiet_libraries():
+        from gazeqwen.gaze_target import GazeTargetEstimator
+
+        estimator = GazeTargetEstimator.from_pretrained(
+            arguments.weights,
+            arguments.backbone,
+            device=_device(arguments.device),
+            local_files_only=arguments.offline,
+        )
+    if picture is not None:
+        report = picture_targets(path, picture, estimator, heads, out=arguments.out)
+    else:
+        with _seconds_bar("looking for gaze targets", end_s or 0.0) as advance:
+            report = video_targets(
+                path,
+                estimator,
+                heads,
+                smoothing=arguments.smoothing or "none",
+                fps=arguments.fps,
+                out=arguments.out,
+                progress=advance,
+            )
+    for warning in report["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(json.dumps(report, allow_nan=False) if arguments.json else _table(report_rows(report)))
     return 0
 
 
@@ -311,6 +360,7 @@ def _app(_arguments: argparse.Namespace) -> int:
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "ask": _ask,
     "gaze check": _gaze_check,
+    "gaze-target": _gaze_target,
     "info": _info,
     "convert official": _convert_official,
     "convert vjepa": _convert_vjepa,
@@ -416,10 +466,10 @@ def _progress(title: str, *, total: int, unit: str) -> Iterator[Callable[[int], 
 
 
 @contextmanager
-def _seconds_bar(title: str, recording: Recording) -> Iterator[Callable[[float], None]]:
-    """`_progress` over the seconds of a recording; takes the time that is reached."""
+def _seconds_bar(title: str, end_s: float) -> Iterator[Callable[[float], None]]:
+    """`_progress` over the seconds of a recording up to `end_s`; takes the time that is reached."""
     done = 0
-    with _progress(title, total=math.ceil(recording.end_s), unit="s") as advance:
+    with _progress(title, total=math.ceil(end_s), unit="s") as advance:
 
         def reached(time_s: float) -> None:
             nonlocal done

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
-import re
-import struct
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +14,11 @@ from torch import Tensor
 
 from gazeqwen.config import VJEPA_SIZES, VJEPAConfig
 from gazeqwen.errors import ConfigError, InputError
+from gazeqwen.torch_files import load_exactly, read_torch_file
 from gazeqwen.vjepa_encoder import VJEPA21
 
 OFFICIAL_KEYS = ("ema_encoder", "target_encoder", "encoder")
-# What torch.load is known to raise for a file that is damaged or no checkpoint at all.
-TORCH_LOAD_ERRORS = (
-    *(RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ImportError),
-    *(AssertionError, struct.error),
-)
+PLAIN = "{'encoder': torch.load(FILE, weights_only=False, map_location='cpu')['target_encoder']}"
 
 
 def load_official(path: str | Path, config: VJEPAConfig | None = None, *, key: str | None = None) -> VJEPA21:
@@ -43,21 +36,7 @@ def load_official(path: str | Path, config: VJEPAConfig | None = None, *, key: s
     shape = config or recorded or _recognise(state, path)
     with torch.device("meta"):
         encoder = VJEPA21(shape)
-    expected = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    problems = [
-        f"{title} {len(names)} ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})"
-        for title, names in (
-            ("missing", expected.keys() - found.keys()),
-            ("unexpected", found.keys() - expected.keys()),
-            ("of another shape", {n for n in expected.keys() & found.keys() if expected[n] != found[n]}),
-            ("not floating-point", {name for name, tensor in state.items() if not tensor.is_floating_point()}),
-        )
-        if names
-    ]
-    if problems:
-        raise InputError(path, expected=f"the {len(expected)} tensors of V-JEPA 2.1", found="; ".join(problems))
-    encoder.load_state_dict(state, assign=True)
+    load_exactly(encoder, state, path, what="V-JEPA 2.1")
     return encoder.eval()
 
 
@@ -110,28 +89,8 @@ def _read(path: Path, key: str | None) -> tuple[dict[str, Tensor], VJEPAConfig |
         except (SafetensorError, OSError, json.JSONDecodeError, ConfigError) as error:
             raise InputError(path, expected="a V-JEPA safetensors file", found=str(error)) from error
     else:
-        content = _torch_load(path)
+        content = read_torch_file(path, plain=PLAIN)
     return _encoder_of(content, path, key), recorded
-
-
-def _torch_load(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        found = (
-            f"{named[1]}, which only a full pickle load can make" if named else "something that is not plain tensors"
-        )
-        raise InputError(
-            path,
-            expected="a torch file of plain tensors",
-            found=found,
-            fix="pickles can run code: on a machine you trust with this file, run torch.save({'encoder': "
-            "torch.load(FILE, weights_only=False, map_location='cpu')['target_encoder']}, 'plain.pt') and use plain.pt",
-        ) from error
-    except TORCH_LOAD_ERRORS as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(path, expected="a readable torch file", found=reason, fix="download it again") from error
 
 
 def _encoder_of(content: Any, path: Path, key: str | None) -> dict[str, Tensor]:

@@ -30,8 +30,14 @@ NF4_BLOCK = 64  # weights that share a scale, bitsandbytes' default
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", f"{LORA}/*", f"{BACKBONE}/*", f"{ARMS}/*"]
 
 
-def find_folder(name: str | Path, local_files_only: bool, *, relative_to: Path | None = None) -> Path:
-    """The local folder of a path or hub id. Raises InputError when it can't be had."""
+def find_folder(
+    name: str | Path,
+    local_files_only: bool,
+    *,
+    relative_to: Path | None = None,
+    expected: str = "'tiny', a model folder, or a hub id like owner/name",
+) -> Path:
+    """The local folder of a path or hub id. Raises InputError when it can't be had; `expected` says what was wanted."""
     for candidate in (Path(name), *([relative_to / str(name)] if relative_to else [])):
         if candidate.is_dir():
             if not (candidate / CONFIG).is_file():
@@ -39,7 +45,7 @@ def find_folder(name: str | Path, local_files_only: bool, *, relative_to: Path |
             return candidate
     text = str(name)
     if Path(name).exists() or text.startswith((".", "/", "~")) or text.count("/") != 1:
-        raise InputError(name, expected="'tiny', a model folder, or a hub id like owner/name", found="no such folder")
+        raise InputError(name, expected=expected, found="no such folder")
     try:
         return Path(snapshot_download(text, local_files_only=local_files_only, allow_patterns=_HUB_PATTERNS))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:

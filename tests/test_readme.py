@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gaze_target.__main__ import main as gaze_target_benchmark
 from benchmarks.tiny.__main__ import stages
 from gazeqwen.arguments import GAZE_FLAGS, build_parser
 from gazeqwen.cli import COMMANDS, main
@@ -99,6 +100,7 @@ def test_flags_of_the_pages_exist() -> None:
         parser += _help(main, *name.split())
     for module in {stage.module for stage in stages(Path(), seed=0)}:
         parser += _help(importlib.import_module(f"benchmarks.tiny.{module}").main)
+    parser += _help(gaze_target_benchmark)
     known = set(re.findall(r"--[a-z][\w-]+", parser)) | {"--no-clips"}  # the lmms-eval plug-in's own
     others = {"--system-site-packages", "--extra-index-url"}  # of venv and pip
     others |= {"--num_processes"}  # of accelerate launch

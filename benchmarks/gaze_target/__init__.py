@@ -1,0 +1,1 @@
+"""GazeFollow and VideoAttentionTarget: where people in pictures look. `python -m benchmarks.gaze_target --help`."""
