@@ -177,6 +177,11 @@ class RollingWindow:
         decide what its features are made of."""
         return self._times_s
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of the frames held."""
+        return 0 if self._frames is None else self._frames.nbytes
+
     def copy(self) -> RollingWindow:
         """An independent window with the same content."""
         return copy.copy(self)

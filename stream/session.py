@@ -1,13 +1,12 @@
 """StreamSession: append steps, then ask. A finished clip is a finished stream, so offline use has the same three verbs.
 
-Every question is answered on a fork of the stream's cache, so asking changes nothing. Live sources, eviction policies
-and `watch` build on this class.
+Every question is answered on a fork of the stream's cache, so asking changes nothing. What the stream itself keeps is
+`stream.memory`'s, by the policies of `stream.eviction`. Live sources and `watch` build on this class.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import EllipsisType
@@ -24,14 +23,13 @@ from gazeqwen.official import pick_fps
 from gazeqwen.state import StepRecord, StreamState
 from gazeqwen.types import Answer, Fixations, GazeEvents, Question, Step
 from gazeqwen.vjepa import RollingWindow
-from stream.evidence import evidence
+from stream.eviction import Budget, Gaze, Policy, Recent, get_policy
+from stream.evidence import evidence, gaze_warnings, memory_warnings
+from stream.memory import CHUNK_STEPS, FrozenSource, Memory
+from stream.report import SessionReport
 from stream.steps import Cut
 
-CHUNK_STEPS = 8  # more are no faster, and a forward of 16 takes 5 % more memory at its peak
-
-# (steps, V-JEPA's state before them, milliseconds by part) -> what `GazeQwen.frozen` makes of them. Moves the state on,
-# and adds its own time: to "cache" where it reads instead of computing.
-FrozenSource = Callable[[Sequence[Step], RollingWindow | None, dict[str, float]], Frozen]
+__all__ = ["CHUNK_STEPS", "FrozenSource", "StreamSession"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +61,10 @@ class StreamSession:
             "refill": the window's steps are prefilled afresh for the question, from what the frozen weights made of
             them, which is kept for `window_s`. Nothing of the answer then rests on older steps but this: V-JEPA's
             features of the window's first `window_frames / fps` seconds (2 by default) saw the frames before it.
-        budget_steps: the stream keeps its text and at most this many of the newest whole steps; older ones are evicted
-            as steps come in, up to CHUNK_STEPS at once. None keeps all.
+        budget_steps, budget_tokens, budget_bytes: what the stream keeps, a hard limit (`stream.eviction.Budget`); one
+            of them, or none to keep all. Under compat="official" only budget_steps, the newest.
+        policy: what stays when the budget is full: a name of `stream.eviction.POLICIES` (with a budget; default
+            "recent"), or a policy with settings of its own, e.g. `Gaze(tokens=4, sink_steps=1)`.
         arm: how gaze reaches the model (`gazeqwen.arms.ARMS`).
         detector: {"detector": name, "parameters": {...}} of the fixations in the steps, for the answer's record.
         fixations: the recording's scanpath, needed under compat="official" only.
@@ -83,6 +83,9 @@ class StreamSession:
         window_s: float | None = None,
         window: Literal["evict", "refill"] = "evict",
         budget_steps: int | None = None,
+        budget_tokens: int | None = None,
+        budget_bytes: int | None = None,
+        policy: Policy | str | None = None,
         arm: Arm | str = "inject",
         detector: Mapping[str, Any] | None = None,
         fixations: Fixations | None = None,
@@ -94,11 +97,17 @@ class StreamSession:
             raise ConfigError(f"window: 'evict' or 'refill', got {window!r}")
         if window == "refill" and window_s is None:
             raise ConfigError("window='refill' needs window_s: what a question may see, which is what is kept")
-        if budget_steps is not None and budget_steps < 1:
-            raise ConfigError(f"budget_steps: at least 1, or None for all, got {budget_steps}")
+        budget = Budget(budget_steps, budget_tokens, budget_bytes)
+        if policy is not None and not budget:
+            raise ConfigError("policy: decides what stays when a budget is full; pass budget_tokens= too")
+        chosen = get_policy("recent" if policy is None else policy)
+        if model.official and (budget_tokens or budget_bytes or chosen != Recent()):
+            raise ConfigError(
+                "compat='official' encodes a clip as a whole: it takes budget_steps=, and no policy but 'recent'"
+            )
         if model.official and frozen is not None:
             raise ConfigError("compat='official' encodes a clip as a whole: it takes no frozen=")
-        self.model, self.window_s, self.window, self.budget_steps = model, window_s, window, budget_steps
+        self.model, self.window_s, self.window = model, window_s, window
         self.arm = get_arm(arm)
         if gaze_lag_s != self.arm.gaze_lag_s:
             raise ConfigError(
@@ -108,15 +117,21 @@ class StreamSession:
         if model.official and self.arm.inject and fixations is None:
             raise ConfigError("compat='official' reads the scanpath, not the steps' gaze: pass fixations=")
         self.detector = dict(detector or {})
-        self.state: StreamState = model.start(arm=self.arm, fixations=fixations)
-        self._source: FrozenSource = frozen or self._encode
-        self._newest_s = -np.inf
+        self._memory = Memory(
+            model,
+            model.start(arm=self.arm, fixations=fixations),
+            source=frozen,
+            budget=budget,
+            policy=chosen,
+            refill_s=float(window_s or 0) if window == "refill" else 0.0,
+        )
+        self._first_s = self._newest_s = -np.inf
+        self._steps_seen = 0
         self._size_px: tuple[int, int] | None = None  # (width, height) of the frames
         self._tail: Step | None = None
         self._tail_made: _Tail | None = None
         self._cut: Cut | None = None
         self._held: list[Step] = []  # compat="official" encodes a clip as a whole, at the question
-        self._kept: deque[tuple[Step, Frozen]] = deque()  # window="refill"
         self._seen: tuple[tuple[float, float | None], _View] | None = None  # by (time, window_s)
         self._decode_ms = 0.0
 
@@ -153,6 +168,21 @@ class StreamSession:
         )
         session.extend(steps, progress=progress)
         return session
+
+    @property
+    def state(self) -> StreamState:
+        """What the stream holds on the model."""
+        return self._memory.state
+
+    def report(self) -> SessionReport:
+        """What the stream has seen and holds, and what has left it."""
+        tail = () if self._tail is None else (self._tail,)
+        return SessionReport.of(
+            self._memory,
+            steps_seen=self._steps_seen,
+            seconds_seen=self._newest_s - self._first_s if self._steps_seen else 0.0,
+            frames_held=[*self._held, *tail],
+        )
 
     # -- what comes in -------------------------------------------------------------------------------------------------
 
@@ -240,24 +270,16 @@ class StreamSession:
             pass  # time goes on, and that is all
         elif self.model.official:
             self._held += steps
-            if self.budget_steps is not None:
-                del self._held[: -self.budget_steps]
+            if self._memory.budget.steps is not None:
+                del self._held[: -self._memory.budget.steps]
         else:
             self._seen = None  # a copy of the cache less while the next one grows
-            window = None if self.state.window is None else self.state.window.copy()
-            frozen = self._source(steps, window, self.state.latency_ms)
-            self.model.append(self.state, steps, frozen=frozen, window=window)
-            if self.budget_steps is not None:
-                self.state.evict([record.id for record in self.state.steps[: -self.budget_steps]])
-            if self.window == "refill":
-                self._kept.extend((step.without_frames(), frozen[s : s + 1]) for s, step in enumerate(steps))
+            self._memory.take(steps)
+        if not self._steps_seen:
+            self._first_s = steps[0].span_s[0]
+        self._steps_seen += len(steps)
         self._newest_s = steps[-1].span_s[1]
         self._size_px = (steps[-1].frames.shape[2], steps[-1].frames.shape[1])
-        while self._kept and self._kept[0][0].span_s[1] <= self._newest_s - (self.window_s or np.inf):
-            self._kept.popleft()
-
-    def _encode(self, steps: Sequence[Step], window: RollingWindow | None, latency_ms: dict[str, float]) -> Frozen:
-        return self.model.frozen(steps, arm=self.arm, window=window, latency_ms=latency_ms)
 
     @property
     def newest_s(self) -> float:
@@ -372,7 +394,7 @@ class StreamSession:
         oldest_s = -np.inf if window_s is None else at_s - window_s
         hidden = [record.id for record in self.state.steps if record.span_s[1] <= oldest_s]
         refilled = self.window == "refill" and window_s is not None and bool(hidden or self.state.evicted)
-        fork = self._refilled(oldest_s) if refilled else self.state.fork()
+        fork = self._memory.refilled(oldest_s) if refilled else self.state.fork()
         fork.latency_ms.setdefault("decode", self._decode_ms)
         if self.arm.video:
             held = [step for step in self._held if step.span_s[1] > oldest_s]
@@ -392,21 +414,11 @@ class StreamSession:
         if self._tail_made is None:
             window = None if self.state.window is None else self.state.window.copy()
             clock: dict[str, float] = {}
-            self._tail_made = _Tail(self._source([tail], window, clock), window, clock)
+            self._tail_made = _Tail(self._memory.source([tail], window, clock), window, clock)
         made = self._tail_made
         for part, ms in made.latency_ms.items():
             fork.latency_ms[part] = fork.latency_ms.get(part, 0.0) + ms
         self.model.append(fork, [tail], frozen=made.frozen, window=made.window)
-
-    def _refilled(self, oldest_s: float) -> StreamState:
-        """A stream that begins with the first step within the window."""
-        fresh = self.model.start(arm=self.arm, fixations=self.state.fixations)
-        fresh.latency_ms = dict(self.state.latency_ms)
-        kept = [(step, frozen) for step, frozen in self._kept if step.span_s[1] > oldest_s]
-        for first in range(0, len(kept), CHUNK_STEPS):
-            steps, parts = zip(*kept[first : first + CHUNK_STEPS], strict=True)
-            self.model.append(fresh, steps, frozen=Frozen.cat(parts))
-        return fresh
 
     def _show_salience(self, fork: StreamState, records: Sequence[StepRecord], at_s: float) -> None:
         """The arm `heatmap`: after the video, a picture of where the wearer looked. It is no frame of the video."""
@@ -445,38 +457,24 @@ class StreamSession:
             question=asked.text,
             t_s=asked.t_s,
             detector=self.detector,
-            warnings=(*self.warnings(view.records), *self._window_warnings(view)),
+            warnings=(*self.warnings(view.records), *self._memory_warnings(view)),
         )
 
     def warnings(self, records: Sequence[StepRecord] | None = None) -> tuple[str, ...]:
         """Everything that makes an answer weaker than it looks."""
         config = self.model.config
-        found = []
-        if config.trained == "untrained":
-            found.append("untrained weights: the answer means nothing")
-        found += self.model.notes
-        wanted = config.fixations
-        if self.arm.inject and self.detector and self.detector.get("detector") != wanted.detector:
-            found.append(f"fixations by {self.detector['detector']!r}, but the model was made for {wanted.detector!r}")
-        elif self.arm.inject and self.detector:
-            given = self.detector.get("parameters", {})
-            differ = [k for k, v in wanted.parameters.items() if given.get(k) != v]
-            if differ:
-                found.append(f"fixation parameters differ from the model's: {', '.join(sorted(differ))}")
+        untrained = ("untrained weights: the answer means nothing",) if config.trained == "untrained" else ()
         records = self.state.steps if records is None else records
-        if self.arm.gaze_reaches and records and not any(record.gaze.any_valid for record in records):
-            found.append("no valid gaze in anything the model saw")
-        return tuple(found)
+        return (*untrained, *self.model.notes, *gaze_warnings(records, self.arm, self.detector, config.fixations))
 
-    def _window_warnings(self, view: _View) -> Iterator[str]:
-        features, no_longer_held = self.model.config.features, 0 if view.refilled else len(self.state.evicted)
-        if hidden := len(view.state.evicted) - no_longer_held:
-            yield f"the steps kept have seen {hidden} older ones that the window hides"
-        if no_longer_held:
-            yield f"the steps kept have seen {no_longer_held} older ones that are no longer held"
+    def _memory_warnings(self, view: _View) -> Iterator[str]:
+        yield from memory_warnings(view.state, self.state, refilled=view.refilled)
+        features = self.model.config.features
         if view.refilled and self.state.window is not None:
             before_s = features.window_frames / features.fps
             yield f"V-JEPA features of the window's first {before_s:g} s saw frames before it"
+        if isinstance(self._memory.policy, Gaze) and not self.arm.gaze_reaches and not view.refilled:
+            yield f"arm {self.arm.name!r} tells the model no gaze, but policy 'gaze' chose by it what is still held"
 
 
 def _require_window(window_s: float | None) -> None:

@@ -1,0 +1,165 @@
+"""What a stream keeps: its state on the model, never above its budget, and what refilling a window needs.
+
+A step that doesn't fit makes room first: the policy evicts for exactly that step, then it goes in. So the budget is
+never passed, a full stream holds the same number of tokens at every step, and steps that come in many at once give what
+they give one at a time. Their frozen weights' part is computed together all the same.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from gazeqwen import prompts
+from gazeqwen.errors import InputError
+from gazeqwen.frozen import Frozen
+from gazeqwen.model import GazeQwen
+from gazeqwen.state import Span, StreamState
+from gazeqwen.types import Step
+from gazeqwen.vjepa import RollingWindow
+from stream.eviction import TURN_SHARE, Budget, Gaze, Policy
+
+CHUNK_STEPS = 8  # more are no faster, and a forward of 16 takes 5 % more memory at its peak
+
+# (steps, V-JEPA's state before them, milliseconds by part) -> what `GazeQwen.frozen` makes of them. Moves the state on,
+# and adds its own time: to "cache" where it reads instead of computing.
+FrozenSource = Callable[[Sequence[Step], RollingWindow | None, dict[str, float]], Frozen]
+
+
+class Memory:
+    """One stream's state and its limits.
+
+    Args:
+        state: of a stream that has just begun.
+        source: of the frozen weights' part; None for the model's own.
+        budget, policy: what is kept (`stream.eviction`).
+        refill_s: the seconds of steps to keep for `refilled`; 0 for none.
+    """
+
+    def __init__(
+        self,
+        model: GazeQwen,
+        state: StreamState,
+        *,
+        source: FrozenSource | None,
+        budget: Budget,
+        policy: Policy,
+        refill_s: float,
+    ) -> None:
+        self.model, self.state, self.budget, self.policy = model, state, budget, policy
+        self.source: FrozenSource = source or self._encode
+        self.kept: deque[tuple[Step, Frozen]] = deque()
+        self.thinned_without_gaze = self.gaze_late_steps = self.turns_evicted = 0
+        self.limit_tokens: int | None = None  # known once the first step's size is
+        self._refill_s = refill_s
+        self._opening = self._length(prompts.PREFIX + prompts.VISION_START)
+
+    # -- what comes in -------------------------------------------------------------------------------------------------
+
+    def take(self, steps: Sequence[Step]) -> None:
+        """Whole steps in order, at most CHUNK_STEPS.
+
+        Raises:
+            InputError: as `GazeQwen.append`; the budget is too small for the sinks and one step.
+        """
+        state = self.state
+        window = None if state.window is None else state.window.copy()
+        frozen = self.source(steps, window, state.latency_ms)
+        size = frozen.h * frozen.w
+        self._set_limit(size)
+        done = 0
+        while done < len(steps):
+            count = self._fitting(size, len(steps) - done)
+            if not count:
+                self._make_room(video=size, text=self._segment_tokens())
+                count = 1
+            part = slice(done, done + count)
+            self.model.append(state, steps[part], frozen=frozen[part], window=window)
+            done += count
+        self.gaze_late_steps += sum(step.gaze_late for step in steps)
+        if self._refill_s:
+            self.kept.extend((step.without_frames(), frozen[s : s + 1]) for s, step in enumerate(steps))
+            while self.kept[0][0].span_s[1] <= steps[-1].span_s[1] - self._refill_s:
+                self.kept.popleft()
+
+    def _encode(self, steps: Sequence[Step], window: RollingWindow | None, latency_ms: dict[str, float]) -> Frozen:
+        return self.model.frozen(steps, arm=self.state.arm, window=window, latency_ms=latency_ms)
+
+    # -- the budget ----------------------------------------------------------------------------------------------------
+
+    def _set_limit(self, step: int) -> None:
+        if not self.budget:
+            return
+        limit = self.budget.limit_tokens(
+            opening=self._opening, step=step, bytes_per_token=self.model.backbone.kv_bytes_per_token
+        )
+        least = self._opening + (self.policy.sink_steps + 1) * step
+        if limit < least:
+            raise InputError(
+                "budget",
+                expected=f"at least {least} tokens: the conversation's opening, {self.policy.sink_steps} sink steps "
+                f"and one step of {step}",
+                found=str(limit),
+                fix="raise the budget, or take smaller frames",
+            )
+        self.limit_tokens = limit
+
+    def _fitting(self, size: int, wanted: int) -> int:
+        """How many steps of this size go in as things are."""
+        if self.limit_tokens is None:
+            return wanted
+        free = self.limit_tokens - self.state.tokens - self._segment_tokens()
+        return min(wanted, max(free, 0) // size)
+
+    def _make_room(self, *, video: int = 0, text: int = 0) -> None:
+        """Evicts until so many more tokens fit: turns over their share, then by the policy."""
+        assert self.limit_tokens is not None
+        turns: dict[int, int] = {}
+        steps: list[Span] = []
+        fixed = video + text
+        for span in self.state.spans:
+            if span.turn is not None:
+                turns[span.turn] = turns.get(span.turn, 0) + span.tokens
+            elif span.step is not None and span.step.id >= self.policy.sink_steps:
+                steps.append(span)
+            else:
+                fixed += span.tokens
+        gone = []
+        for turn in sorted(turns):
+            held = sum(turns.values())
+            if held + text <= TURN_SHARE * self.limit_tokens and held + fixed <= self.limit_tokens:
+                break
+            gone.append(turn)
+            del turns[turn]
+        room = self.limit_tokens - fixed - sum(turns.values())
+        if room < 0:
+            raise InputError("budget", expected=f"room for {fixed} tokens", found=str(self.limit_tokens))
+        self.state.forget(gone)
+        self.turns_evicted += len(gone)
+        changed = self.policy.keep(steps, room)
+        if isinstance(self.policy, Gaze):
+            of = {span.step.id: span for span in steps if span.step is not None}
+            self.thinned_without_gaze += sum(
+                len(cells) > 0 and not of[id].step.gaze.any_valid  # type: ignore[union-attr]
+                for id, cells in changed.items()
+            )
+        self.state.thin(changed)
+
+    def _segment_tokens(self) -> int:
+        """Tokens that open a video segment, where the next step needs one."""
+        return self._length(prompts.VISION_START) if self.state.segment_start_s is None else 0
+
+    def _length(self, text: str) -> int:
+        return len(self.model._ids(text))
+
+    # -- what goes out -------------------------------------------------------------------------------------------------
+
+    def refilled(self, oldest_s: float) -> StreamState:
+        """A stream that begins with the first step that ends after `oldest_s`, from what was kept."""
+        fresh = self.model.start(arm=self.state.arm, fixations=self.state.fixations)
+        fresh.latency_ms = dict(self.state.latency_ms)
+        kept = [(step, frozen) for step, frozen in self.kept if step.span_s[1] > oldest_s]
+        for first in range(0, len(kept), CHUNK_STEPS):
+            steps, parts = zip(*kept[first : first + CHUNK_STEPS], strict=True)
+            self.model.append(fresh, steps, frozen=Frozen.cat(parts))
+        return fresh
