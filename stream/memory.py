@@ -3,6 +3,9 @@
 A step that doesn't fit makes room first: the policy evicts for exactly that step, then it goes in. So the budget is
 never passed, a full stream holds the same number of tokens at every step, and steps that come in many at once give what
 they give one at a time. Their frozen weights' part is computed together all the same.
+
+Positions are bounded too: before a step would use the last eighth of them, everything held is laid in the lower half
+(`gazeqwen.relocate`).
 """
 
 from __future__ import annotations
@@ -11,14 +14,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from gazeqwen import prompts
-from gazeqwen.errors import InputError
+from gazeqwen.errors import ConfigError, InputError
 from gazeqwen.frozen import Frozen
 from gazeqwen.model import GazeQwen
+from gazeqwen.relocate import relocate
 from gazeqwen.state import Span, StreamState
 from gazeqwen.types import Step
 from gazeqwen.vjepa import RollingWindow
 from stream.eviction import TURN_SHARE, Budget, Gaze, Policy
 
+MOST_POSITIONS = 32_768  # what Qwen2.5-VL was trained with; its config allows more
+LEAST_POSITIONS = 64
+RESERVED_SHARE = 8  # one part of so many of the positions is left to a question and its answer
 CHUNK_STEPS = 8  # more are no faster, and a forward of 16 takes 5 % more memory at its peak
 
 # (steps, V-JEPA's state before them, milliseconds by part) -> what `GazeQwen.frozen` makes of them. Moves the state on,
@@ -33,7 +40,11 @@ class Memory:
         state: of a stream that has just begun.
         source: of the frozen weights' part; None for the model's own.
         budget, policy: what is kept (`stream.eviction`).
+        position_limit: positions the stream and a question on it may use; None for the model's, at most MOST_POSITIONS.
         refill_s: the seconds of steps to keep for `refilled`; 0 for none.
+
+    Raises:
+        ConfigError: a position limit out of range.
     """
 
     def __init__(
@@ -44,12 +55,18 @@ class Memory:
         source: FrozenSource | None,
         budget: Budget,
         policy: Policy,
+        position_limit: int | None,
         refill_s: float,
     ) -> None:
+        most = int(model.backbone.text_config.max_position_embeddings)
+        limit = min(most, MOST_POSITIONS) if position_limit is None else position_limit
+        if not min(LEAST_POSITIONS, most) <= limit <= most:
+            raise ConfigError(f"position_limit: {LEAST_POSITIONS} to the model's {most}, got {limit}")
+        self.position_limit = limit
         self.model, self.state, self.budget, self.policy = model, state, budget, policy
         self.source: FrozenSource = source or self._encode
         self.kept: deque[tuple[Step, Frozen]] = deque()
-        self.thinned_without_gaze = self.gaze_late_steps = self.turns_evicted = 0
+        self.thinned_without_gaze = self.gaze_late_steps = self.turns_evicted = self.relocations = 0
         self.limit_tokens: int | None = None  # known once the first step's size is
         self._refill_s = refill_s
         self._opening = self._length(prompts.PREFIX + prompts.VISION_START)
@@ -69,10 +86,7 @@ class Memory:
         self._set_limit(size)
         done = 0
         while done < len(steps):
-            count = self._fitting(size, len(steps) - done)
-            if not count:
-                self._make_room(video=size, text=self._segment_tokens())
-                count = 1
+            count = self._ready(steps[done:], frozen)
             part = slice(done, done + count)
             self.model.append(state, steps[part], frozen=frozen[part], window=window)
             done += count
@@ -81,6 +95,51 @@ class Memory:
             self.kept.extend((step.without_frames(), frozen[s : s + 1]) for s, step in enumerate(steps))
             while self.kept[0][0].span_s[1] <= steps[-1].span_s[1] - self._refill_s:
                 self.kept.popleft()
+
+    def _ready(self, steps: Sequence[Step], frozen: Frozen) -> int:
+        """How many of the steps go in next, at least one, once room and positions are made for them."""
+        size, usable = frozen.h * frozen.w, self.position_limit - self.position_limit // RESERVED_SHARE
+        count = self._fitting(size, len(steps))
+        if not count:
+            self._make_room(video=size, text=self._segment_tokens())
+            count = 1
+        while count > 1 and self._positions_after(steps[:count], frozen) > usable:
+            count -= 1
+        if count == 1 and self._positions_after(steps[:1], frozen) > usable:
+            self._relocate()
+            if self._positions_after(steps[:1], frozen) > usable:  # the time that has passed alone is too long
+                self.break_video(before=size)
+        return count
+
+    def _positions_after(self, steps: Sequence[Step], frozen: Frozen) -> int:
+        """The stream's next position once these steps are in."""
+        rope, start_s = self.state.rope.copy(), self.state.segment_start_s
+        if start_s is None:
+            rope.text(self._segment_tokens())
+            rope.begin_video()
+            start_s = float(steps[0].frame_times_s[0])
+        for step in steps:
+            rope.step(float(step.frame_times_s[0]) - start_s, frozen.h, frozen.w)
+        return rope.next
+
+    def _relocate(self) -> None:
+        relocate(self.model.backbone, self.state, below=self.position_limit // 2)
+        self.relocations += 1
+
+    def break_video(self, *, before: int = 0) -> None:
+        """Ends the open video segment: the next step opens one of its own, whose time counts from there.
+
+        Args:
+            before: video tokens that are about to come in: room is made for them too.
+        """
+        if self.state.segment_start_s is None:
+            return
+        if self.limit_tokens is not None:
+            closing = self._length(prompts.VISION_END)
+            around = closing + self._length(prompts.VISION_START)
+            if self.state.tokens + around + before > self.limit_tokens:
+                self._make_room(video=before, text=around)
+        self.model.append_text(self.state, "")
 
     def _encode(self, steps: Sequence[Step], window: RollingWindow | None, latency_ms: dict[str, float]) -> Frozen:
         return self.model.frozen(steps, arm=self.state.arm, window=window, latency_ms=latency_ms)

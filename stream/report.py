@@ -23,6 +23,8 @@ class SessionReport:
         evicted_steps, evicted_tokens: what has left; tokens of thinned steps and of turns among the latter.
         turns_held, turns_evicted: remembered turns and breaks between video segments.
         thinned_without_gaze: steps that policy "gaze" thinned evenly, having no valid gaze.
+        next_position, position_limit: M-RoPE positions in use, and how many there are.
+        relocations: times that everything held was laid at lower positions.
         gaze_late_steps: steps that went on before their gaze had arrived.
     """
 
@@ -39,6 +41,9 @@ class SessionReport:
     turns_held: int
     turns_evicted: int
     thinned_without_gaze: int
+    next_position: int
+    position_limit: int
+    relocations: int
     gaze_late_steps: int
 
     @classmethod
@@ -67,6 +72,9 @@ class SessionReport:
             turns_held=len({span.turn for span in state.spans if span.turn is not None}),
             turns_evicted=memory.turns_evicted,
             thinned_without_gaze=memory.thinned_without_gaze,
+            next_position=state.rope.next,
+            position_limit=memory.position_limit,
+            relocations=memory.relocations,
             gaze_late_steps=memory.gaze_late_steps,
         )
 

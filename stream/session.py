@@ -65,6 +65,8 @@ class StreamSession:
             of them, or none to keep all. Under compat="official" only budget_steps, the newest.
         policy: what stays when the budget is full: a name of `stream.eviction.POLICIES` (with a budget; default
             "recent"), or a policy with settings of its own, e.g. `Gaze(tokens=4, sink_steps=1)`.
+        position_limit: M-RoPE positions the stream may use, 7/8 of it before it is laid anew (`gazeqwen.relocate`);
+            default: the model's, at most 32,768.
         arm: how gaze reaches the model (`gazeqwen.arms.ARMS`).
         detector: {"detector": name, "parameters": {...}} of the fixations in the steps, for the answer's record.
         fixations: the recording's scanpath, needed under compat="official" only.
@@ -86,6 +88,7 @@ class StreamSession:
         budget_tokens: int | None = None,
         budget_bytes: int | None = None,
         policy: Policy | str | None = None,
+        position_limit: int | None = None,
         arm: Arm | str = "inject",
         detector: Mapping[str, Any] | None = None,
         fixations: Fixations | None = None,
@@ -123,6 +126,7 @@ class StreamSession:
             source=frozen,
             budget=budget,
             policy=chosen,
+            position_limit=position_limit,
             refill_s=float(window_s or 0) if window == "refill" else 0.0,
         )
         self._first_s = self._newest_s = -np.inf
