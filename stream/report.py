@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gazeqwen.types import Step
+from stream.live_steps import StreamCounts
 from stream.memory import Memory
 
 
@@ -26,6 +27,8 @@ class SessionReport:
         next_position, position_limit: M-RoPE positions in use, and how many there are.
         relocations: times that everything held was laid at lower positions.
         gaze_late_steps: steps that went on before their gaze had arrived.
+        source: gaps, clock jumps, dropped frames and samples, where a `StepBuilder` made the steps and its counts were
+            given.
     """
 
     seconds_seen: float
@@ -45,13 +48,22 @@ class SessionReport:
     position_limit: int
     relocations: int
     gaze_late_steps: int
+    source: StreamCounts | None = None
 
     @classmethod
-    def of(cls, memory: Memory, *, steps_seen: int, seconds_seen: float, frames_held: Sequence[Step]) -> SessionReport:
+    def of(
+        cls,
+        memory: Memory,
+        *,
+        steps_seen: int,
+        seconds_seen: float,
+        frames_held: Sequence[Step],
+        source: StreamCounts | None,
+    ) -> SessionReport:
         """The report of a memory.
 
         Args:
-            steps_seen, seconds_seen: as the attributes.
+            steps_seen, seconds_seen, source: as the attributes.
             frames_held: steps that are kept with their frames.
         """
         state = memory.state
@@ -76,6 +88,7 @@ class SessionReport:
             position_limit=memory.position_limit,
             relocations=memory.relocations,
             gaze_late_steps=memory.gaze_late_steps,
+            source=source,
         )
 
     def to_dict(self) -> dict[str, Any]:

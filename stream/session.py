@@ -25,9 +25,10 @@ from gazeqwen.types import Answer, Fixations, GazeEvents, Question, Step
 from gazeqwen.vjepa import RollingWindow
 from stream.eviction import Budget, Gaze, Policy, Recent, get_policy
 from stream.evidence import evidence, gaze_warnings, memory_warnings
+from stream.live_steps import StreamCounts
 from stream.memory import CHUNK_STEPS, FrozenSource, Memory
 from stream.report import SessionReport
-from stream.steps import Cut
+from stream.steps import Break, Cut
 
 __all__ = ["CHUNK_STEPS", "FrozenSource", "StreamSession"]
 
@@ -178,14 +179,15 @@ class StreamSession:
         """What the stream holds on the model."""
         return self._memory.state
 
-    def report(self) -> SessionReport:
-        """What the stream has seen and holds, and what has left it."""
+    def report(self, source: StreamCounts | None = None) -> SessionReport:
+        """What the stream has seen and holds, what has left it, and the counts of the `source` its steps came from."""
         tail = () if self._tail is None else (self._tail,)
         return SessionReport.of(
             self._memory,
             steps_seen=self._steps_seen,
             seconds_seen=self._newest_s - self._first_s if self._steps_seen else 0.0,
             frames_held=[*self._held, *tail],
+            source=source,
         )
 
     # -- what comes in -------------------------------------------------------------------------------------------------
@@ -198,13 +200,17 @@ class StreamSession:
         """
         self._take([step])
 
-    def extend(self, steps: Iterable[Step], *, progress: Callable[[int], Any] | None = None) -> None:
-        """Steps in order, many to a forward; the same as one at a time. Waiting for them counts as decoding time."""
+    def extend(self, steps: Iterable[Step | Break | Cut], *, progress: Callable[[int], Any] | None = None) -> None:
+        """Steps in order, many to a forward; the same as one at a time. Waiting for them counts as decoding time. Of a
+        live stream (`StepBuilder`) all that it gives: after a Cut, questions are about its time."""
         for _ in self.follow(steps, progress=progress):
             pass
 
-    def follow(self, stream: Iterable[Step | Cut], *, progress: Callable[[int], Any] | None = None) -> Iterator[Cut]:
-        """Takes in the steps of `Recording.steps_for` and stops at each Cut: ask then, the session is `at` it.
+    def follow(
+        self, stream: Iterable[Step | Break | Cut], *, progress: Callable[[int], Any] | None = None
+    ) -> Iterator[Cut]:
+        """Takes in the steps of `Recording.steps_for` and stops at each Cut: ask then, the session is `at` it. At a
+        Break the video goes on in a new segment.
 
         Steps go in at most CHUNK_STEPS at once and always up to a Cut, so what is computed together depends on the
         times given to `steps_for` alone, not on which of the questions are asked.
@@ -227,6 +233,8 @@ class StreamSession:
                 chunk = []
             if item is None:
                 return
+            if isinstance(item, Break) and not self.model.official:
+                self._memory.break_video()
             if isinstance(item, Cut):
                 self.at(item)
                 yield item
