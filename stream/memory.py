@@ -98,7 +98,7 @@ class Memory:
 
     def _ready(self, steps: Sequence[Step], frozen: Frozen) -> int:
         """How many of the steps go in next, at least one, once room and positions are made for them."""
-        size, usable = frozen.h * frozen.w, self.position_limit - self.position_limit // RESERVED_SHARE
+        size, usable = frozen.h * frozen.w, self._usable_positions
         count = self._fitting(size, len(steps))
         if not count:
             self._make_room(video=size, text=self._segment_tokens())
@@ -110,6 +110,10 @@ class Memory:
             if self._positions_after(steps[:1], frozen) > usable:  # the time that has passed alone is too long
                 self.break_video(before=size)
         return count
+
+    @property
+    def _usable_positions(self) -> int:
+        return self.position_limit - self.position_limit // RESERVED_SHARE
 
     def _positions_after(self, steps: Sequence[Step], frozen: Frozen) -> int:
         """The stream's next position once these steps are in."""
@@ -125,6 +129,31 @@ class Memory:
     def _relocate(self) -> None:
         relocate(self.model.backbone, self.state, below=self.position_limit // 2)
         self.relocations += 1
+
+    def require_turn(self, text: str, *, answer: int) -> None:
+        """Raises InputError where a turn of this text and this many tokens of answer may be more than is kept."""
+        if self.limit_tokens is None:
+            return
+        around = self._length(prompts.VISION_END + text + prompts.ASSISTANT + prompts.NEXT_TURN + prompts.VISION_START)
+        most = int(TURN_SHARE * self.limit_tokens)
+        if around + answer > most:
+            raise InputError(
+                "remember",
+                expected=f"a turn of at most {most} tokens, a quarter of the budget",
+                found=f"up to {around + answer}",
+                fix="ask shorter, lower max_new_tokens or raise the budget",
+            )
+
+    def say(self, text: str) -> None:
+        """A turn that stays, after what is held; the next step opens a video segment of its own. Older turns leave
+        where they would take more than TURN_SHARE of the budget together."""
+        closing = prompts.VISION_END if self.state.segment_start_s is not None else ""
+        tokens = self._length(closing + text)
+        if self.limit_tokens is not None:
+            self._make_room(text=tokens)
+        if self.state.rope.next + tokens > self._usable_positions:
+            self._relocate()
+        self.model.append_text(self.state, text)
 
     def break_video(self, *, before: int = 0) -> None:
         """Ends the open video segment: the next step opens one of its own, whose time counts from there.

@@ -8,47 +8,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from types import EllipsisType
 from typing import Any, Literal
 
 import numpy as np
 
 from gazeqwen import prompts
-from gazeqwen.arms import Arm, get_arm, salience_frames
+from gazeqwen.arms import Arm, get_arm
 from gazeqwen.errors import ConfigError, FutureDataError, InputError
-from gazeqwen.frozen import Frozen
 from gazeqwen.model import GazeQwen
 from gazeqwen.official import pick_fps
 from gazeqwen.state import StepRecord, StreamState
-from gazeqwen.types import Answer, Fixations, GazeEvents, Question, Step
-from gazeqwen.vjepa import RollingWindow
+from gazeqwen.types import Answer, Fixations, Question, Step
 from stream.eviction import Budget, Gaze, Policy, Recent, get_policy
 from stream.evidence import evidence, gaze_warnings, memory_warnings
 from stream.live_steps import StreamCounts
 from stream.memory import CHUNK_STEPS, FrozenSource, Memory
 from stream.report import SessionReport
 from stream.steps import Break, Cut
+from stream.views import View, Views
 
 __all__ = ["CHUNK_STEPS", "FrozenSource", "StreamSession"]
-
-
-@dataclass(frozen=True, eq=False)
-class _Tail:
-    """The partial step once it is encoded, with V-JEPA's state after it and the time it took."""
-
-    frozen: Frozen
-    window: RollingWindow | None
-    latency_ms: Mapping[str, float]
-
-
-@dataclass(frozen=True, eq=False)
-class _View:
-    """What a question sees: a state of its own, the steps it may name as seen, whether the window was refilled."""
-
-    state: StreamState
-    records: list[StepRecord]
-    refilled: bool
 
 
 class StreamSession:
@@ -132,12 +112,9 @@ class StreamSession:
         )
         self._first_s = self._newest_s = -np.inf
         self._steps_seen = 0
-        self._size_px: tuple[int, int] | None = None  # (width, height) of the frames
-        self._tail: Step | None = None
-        self._tail_made: _Tail | None = None
-        self._cut: Cut | None = None
         self._held: list[Step] = []  # compat="official" encodes a clip as a whole, at the question
-        self._seen: tuple[tuple[float, float | None], _View] | None = None  # by (time, window_s)
+        self._views = Views(self._memory, held=self._held, refill=window == "refill")
+        self._cut: Cut | None = None
         self._decode_ms = 0.0
 
     @classmethod
@@ -181,7 +158,7 @@ class StreamSession:
 
     def report(self, source: StreamCounts | None = None) -> SessionReport:
         """What the stream has seen and holds, what has left it, and the counts of the `source` its steps came from."""
-        tail = () if self._tail is None else (self._tail,)
+        tail = () if self._views.tail is None else (self._views.tail,)
         return SessionReport.of(
             self._memory,
             steps_seen=self._steps_seen,
@@ -234,6 +211,7 @@ class StreamSession:
             if item is None:
                 return
             if isinstance(item, Break) and not self.model.official:
+                self._views.changed()
                 self._memory.break_video()
             if isinstance(item, Cut):
                 self.at(item)
@@ -258,9 +236,10 @@ class StreamSession:
             self._cut = cut
 
     def _set_tail(self, tail: Step | None) -> None:
-        self._tail, self._tail_made, self._seen, self._cut = tail, None, None, None
+        self._views.set_tail(tail)
+        self._cut = None
         if tail is not None:
-            self._size_px = (tail.frames.shape[2], tail.frames.shape[1])
+            self._views.size_px = (tail.frames.shape[2], tail.frames.shape[1])
 
     def _take(self, steps: Sequence[Step]) -> None:
         if any(step.partial for step in steps[:-1]):
@@ -285,13 +264,13 @@ class StreamSession:
             if self._memory.budget.steps is not None:
                 del self._held[: -self._memory.budget.steps]
         else:
-            self._seen = None  # a copy of the cache less while the next one grows
+            self._views.changed()
             self._memory.take(steps)
         if not self._steps_seen:
             self._first_s = steps[0].span_s[0]
         self._steps_seen += len(steps)
         self._newest_s = steps[-1].span_s[1]
-        self._size_px = (steps[-1].frames.shape[2], steps[-1].frames.shape[1])
+        self._views.size_px = (steps[-1].frames.shape[2], steps[-1].frames.shape[1])
 
     @property
     def newest_s(self) -> float:
@@ -353,10 +332,42 @@ class StreamSession:
         text = max(named, key=lambda word: named[word])
         return self._answer(view, asked, text=text, letter=None, logprobs=named)
 
-    def ask(self, question: str, *, at_s: float | None = None, max_new_tokens: int = 64) -> Iterator[str]:
-        """Pieces of a free-text answer as they come; `answer` collects them with their evidence."""
+    def ask(
+        self, question: str, *, at_s: float | None = None, max_new_tokens: int = 64, remember: bool = False
+    ) -> Iterator[str]:
+        """Pieces of a free-text answer as they come; `answer` collects them with their evidence.
+
+        Args:
+            at_s: as `choose`.
+            remember: once the last piece has been taken, question and answer stay in the stream, after what has come in
+                by then; the video goes on in a new segment after them. Later questions see the turn, whatever their
+                window, until the budget lets it go. An answer that isn't taken to its end is not remembered.
+
+        Raises:
+            FutureDataError, InputError: as `choose`; a turn that may become longer than the budget keeps.
+            ConfigError: `remember` where a stream can't hold it: window="refill", compat="official", an arm without
+                video.
+        """
         asked = Question(question, self._time(at_s))
-        return self.model.generate(self._view(asked.t_s).state, asked.text, max_new_tokens=max_new_tokens)
+        state = self._view(asked.t_s).state
+        text = self.model.question_text(state, asked.text, (), "letters")
+        if remember:
+            if self.window == "refill" or self.model.official or not self.arm.video:
+                raise ConfigError(
+                    "remember=True needs a stream that goes on after the turn: "
+                    "not with window='refill', compat='official' or an arm without video"
+                )
+            self._memory.require_turn(text, answer=max_new_tokens)
+        pieces = self.model.generate(state, asked.text, max_new_tokens=max_new_tokens)
+        return self._remembered(pieces, text) if remember else pieces
+
+    def _remembered(self, pieces: Iterator[str], text: str) -> Iterator[str]:
+        said = ""
+        for piece in pieces:
+            said += piece
+            yield piece
+        self._views.changed()
+        self._memory.say(text + prompts.ASSISTANT + said + prompts.NEXT_TURN)
 
     def answer(
         self,
@@ -374,7 +385,7 @@ class StreamSession:
         return self._answer(view, asked, text=text.strip(), letter=None, logprobs={})
 
     def _time(self, at_s: float | None) -> float:
-        newest = self._tail.span_s[1] if self._tail is not None else self._newest_s
+        newest = self._views.tail.span_s[1] if self._views.tail is not None else self._newest_s
         if not np.isfinite(newest):
             raise InputError(
                 "session", expected="at least one step before a question", found="none", fix="append steps first"
@@ -387,72 +398,18 @@ class StreamSession:
             )
         return at_s
 
-    def _view(self, at_s: float, window_s: float | EllipsisType | None = ...) -> _View:
-        """What the question sees. Questions of one time and window share the work; each answer's latencies hold it."""
+    def _view(self, at_s: float, window_s: float | EllipsisType | None = ...) -> View:
+        """What a question at this time sees; by default as far back as the session's window."""
         if isinstance(window_s, EllipsisType):
             window_s = self.window_s
         _require_window(window_s)
         if self.window == "refill" and window_s is not None and window_s > (self.window_s or np.inf):
             raise ConfigError(f"window_s: at most {self.window_s:g} s are kept for refilling, got {window_s:g}")
-        asked = (at_s, window_s)
-        if self._seen is None or self._seen[0] != asked:
-            self._seen = None
-            self._seen = (asked, self._see(at_s, window_s))
-        shared = self._seen[1]
-        return replace(shared, state=shared.state.fork())
-
-    def _see(self, at_s: float, window_s: float | None) -> _View:
-        """The stream's steps, the partial one, and nothing older than the window."""
-        oldest_s = -np.inf if window_s is None else at_s - window_s
-        hidden = [record.id for record in self.state.steps if record.span_s[1] <= oldest_s]
-        refilled = self.window == "refill" and window_s is not None and bool(hidden or self.state.evicted)
-        fork = self._memory.refilled(oldest_s) if refilled else self.state.fork()
-        fork.latency_ms.setdefault("decode", self._decode_ms)
-        if self.arm.video:
-            held = [step for step in self._held if step.span_s[1] > oldest_s]
-            tail = self._tail if self._tail is not None and self._tail.span_s[1] > oldest_s else None
-            if self.model.official:
-                if steps := [*held, *([] if tail is None else [tail])]:
-                    self.model.append(fork, steps)
-            elif tail is not None:
-                self._append_tail(fork, tail)
-        fork.evict([record.id for record in fork.steps if record.span_s[1] <= oldest_s])
-        records = fork.steps
-        if self.arm.salience and records:
-            self._show_salience(fork, records, at_s)
-        return _View(fork, records, refilled)
-
-    def _append_tail(self, fork: StreamState, tail: Step) -> None:
-        if self._tail_made is None:
-            window = None if self.state.window is None else self.state.window.copy()
-            clock: dict[str, float] = {}
-            self._tail_made = _Tail(self._memory.source([tail], window, clock), window, clock)
-        made = self._tail_made
-        for part, ms in made.latency_ms.items():
-            fork.latency_ms[part] = fork.latency_ms.get(part, 0.0) + ms
-        self.model.append(fork, [tail], frozen=made.frozen, window=made.window)
-
-    def _show_salience(self, fork: StreamState, records: Sequence[StepRecord], at_s: float) -> None:
-        """The arm `heatmap`: after the video, a picture of where the wearer looked. It is no frame of the video."""
-        assert self._size_px is not None
-        picture = salience_frames(records, self._size_px, at_s)
-        self.model.append_text(fork, prompts.SALIENCE)
-        now_s = np.array([fork.newest_s])
-        step = Step(
-            frames=picture,
-            frame_times_s=now_s.repeat(2),
-            span_s=(fork.newest_s, max(at_s, fork.newest_s + 1e-6)),
-            vjepa_frames=picture[:1],
-            vjepa_times_s=now_s,
-            gaze=GazeEvents.none(),
-            repeated=True,
-            partial=True,
-        )
-        self.model.append(fork, [step])
+        return self._views.at(at_s, window_s, decode_ms=self._decode_ms)
 
     def _answer(
         self,
-        view: _View,
+        view: View,
         asked: Question,
         *,
         text: str,
@@ -479,7 +436,7 @@ class StreamSession:
         records = self.state.steps if records is None else records
         return (*untrained, *self.model.notes, *gaze_warnings(records, self.arm, self.detector, config.fixations))
 
-    def _memory_warnings(self, view: _View) -> Iterator[str]:
+    def _memory_warnings(self, view: View) -> Iterator[str]:
         yield from memory_warnings(view.state, self.state, refilled=view.refilled)
         features = self.model.config.features
         if view.refilled and self.state.window is not None:
