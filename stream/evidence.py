@@ -100,19 +100,3 @@ def gaze_warnings(
         yield "no valid gaze in anything the model saw"
     if late := sum(record.gaze_late for record in records):
         yield f"{late} steps went on before their gaze had arrived"
-
-
-def memory_warnings(seen: StreamState, parent: StreamState, *, refilled: bool) -> Iterator[str]:
-    """What the state that a question was read from no longer shows of the steps that its own had seen.
-
-    Args:
-        parent: the stream's state.
-        refilled: `seen` began with the window.
-    """
-    no_longer_held = 0 if refilled else len(parent.evicted)
-    if hidden := len(seen.evicted) - no_longer_held:
-        yield f"the steps kept have seen {hidden} older ones that the window hides"
-    if no_longer_held:
-        yield f"the steps kept have seen {no_longer_held} older ones that are no longer held"
-    if thinned := seen.thinned_steps:
-        yield f"of {thinned} older steps only some tokens are held"

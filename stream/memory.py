@@ -11,7 +11,7 @@ Positions are bounded too: before a step would use the last eighth of them, ever
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gazeqwen import prompts
 from gazeqwen.errors import ConfigError, InputError
@@ -27,6 +27,8 @@ MOST_POSITIONS = 32_768  # what Qwen2.5-VL was trained with; its config allows m
 LEAST_POSITIONS = 64
 RESERVED_SHARE = 8  # one part of so many of the positions is left to a question and its answer
 CHUNK_STEPS = 8  # more are no faster, and a forward of 16 takes 5 % more memory at its peak
+
+_COUNTERS = ("thinned_without_gaze", "gaze_late_steps", "turns_evicted", "relocations", "limit_tokens")
 
 # (steps, V-JEPA's state before them, milliseconds by part) -> what `GazeQwen.frozen` makes of them. Moves the state on,
 # and adds its own time: to "cache" where it reads instead of computing.
@@ -70,6 +72,15 @@ class Memory:
         self.limit_tokens: int | None = None  # known once the first step's size is
         self._refill_s = refill_s
         self._opening = self._length(prompts.PREFIX + prompts.VISION_START)
+
+    def counts(self) -> dict[str, int | None]:
+        """The counters, in plain JSON types."""
+        return {name: getattr(self, name) for name in _COUNTERS}
+
+    def set_counts(self, counts: Mapping[str, int | None]) -> None:
+        """What `counts` told."""
+        for name in _COUNTERS:
+            setattr(self, name, counts[name])
 
     # -- what comes in -------------------------------------------------------------------------------------------------
 
@@ -251,3 +262,24 @@ class Memory:
             steps, parts = zip(*kept[first : first + CHUNK_STEPS], strict=True)
             self.model.append(fresh, steps, frozen=Frozen.cat(parts))
         return fresh
+
+    def warnings(self, seen: StreamState, *, refilled: bool) -> Iterator[str]:
+        """What a question's state no longer shows of the steps that its own had seen.
+
+        Args:
+            seen: what the question was read from.
+            refilled: it began with the window.
+        """
+        state, features = self.state, self.model.config.features
+        no_longer_held = 0 if refilled else len(state.evicted)
+        if hidden := len(seen.evicted) - no_longer_held:
+            yield f"the steps kept have seen {hidden} older ones that the window hides"
+        if no_longer_held:
+            yield f"the steps kept have seen {no_longer_held} older ones that are no longer held"
+        if thinned := seen.thinned_steps:
+            yield f"of {thinned} older steps only some tokens are held"
+            if isinstance(self.policy, Gaze) and not state.arm.gaze_reaches:
+                yield f"arm {state.arm.name!r} tells the model no gaze, but policy 'gaze' chose those tokens by it"
+        if refilled and state.window is not None:
+            before_s = features.window_frames / features.fps
+            yield f"V-JEPA features of the window's first {before_s:g} s saw frames before it"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import EllipsisType
 from typing import Any, Literal
 
@@ -15,13 +16,14 @@ import numpy as np
 
 from gazeqwen import prompts
 from gazeqwen.arms import Arm, get_arm
-from gazeqwen.errors import ConfigError, FutureDataError, InputError
+from gazeqwen.errors import ConfigError, FutureDataError, GazeQwenError, InputError
 from gazeqwen.model import GazeQwen
 from gazeqwen.official import pick_fps
 from gazeqwen.state import StepRecord, StreamState
-from gazeqwen.types import Answer, Fixations, Question, Step
-from stream.eviction import Budget, Gaze, Policy, Recent, get_policy
-from stream.evidence import evidence, gaze_warnings, memory_warnings
+from gazeqwen.types import Answer, Fixations, Question, Step, plain_json
+from stream import snapshot as snapshots
+from stream.eviction import Budget, Policy, Recent, get_policy
+from stream.evidence import evidence, gaze_warnings
 from stream.live_steps import StreamCounts
 from stream.memory import CHUNK_STEPS, FrozenSource, Memory
 from stream.report import SessionReport
@@ -166,6 +168,56 @@ class StreamSession:
             frames_held=[*self._held, *tail],
             source=source,
         )
+
+    # -- on disk, on request ------------------------------------------------------------------------------------------
+
+    def snapshot(self, path: str | Path) -> Path:
+        """Writes the session to one file, from which `restore` goes on (`stream.snapshot` says what is in it).
+
+        Raises:
+            InputError: the file can't be written.
+            ConfigError: window="refill" or compat="official", which keep more than a snapshot holds; a policy of the
+                caller's own making.
+        """
+        if self.window == "refill" or self.model.official:
+            raise ConfigError("snapshot: not with window='refill' or compat='official'")
+        tensors, told = snapshots.pack(self._memory, self._views)
+        told["options"] = {
+            "window_s": self.window_s,
+            **{f"budget_{name}": value for name, value in vars(self._memory.budget).items()},
+            "position_limit": self._memory.position_limit,
+            "arm": self.arm.name,
+            "detector": plain_json(self.detector),
+            "gaze_lag_s": self.arm.gaze_lag_s,
+        }
+        told["seen"] = [self._steps_seen, self._decode_ms, *([self._first_s, self._newest_s] * bool(self._steps_seen))]
+        told["cut_s"] = None if self._cut is None else self._cut.t_s
+        return snapshots.write(Path(path), self.model, tensors, told)
+
+    @classmethod
+    def restore(cls, path: str | Path, model: GazeQwen, *, frozen: FrozenSource | None = None) -> StreamSession:
+        """The session that `snapshot` wrote: it answers, and goes on, bit for bit as that one.
+
+        Args:
+            model: with the very weights it ran on.
+            frozen: as of the class.
+
+        Raises:
+            InputError: no such file, a damaged one, or one made with other weights.
+        """
+        path = Path(path)
+        tensors, told = snapshots.read(path, model)
+        try:
+            policy = None if told["policy"] is None else snapshots.policy_of(told["policy"])
+            session = cls(model, policy=policy, frozen=frozen, **told["options"])
+            snapshots.unpack(session._memory, session._views, tensors, told)
+            session._steps_seen, session._decode_ms, *times_s = told["seen"]
+            if times_s:
+                session._first_s, session._newest_s = times_s
+            session._cut = None if told["cut_s"] is None else Cut(told["cut_s"], session._views.tail)
+        except (GazeQwenError, *snapshots.DAMAGE) as error:
+            raise snapshots.damaged(path, error) from error
+        return session
 
     # -- what comes in -------------------------------------------------------------------------------------------------
 
@@ -426,7 +478,7 @@ class StreamSession:
             question=asked.text,
             t_s=asked.t_s,
             detector=self.detector,
-            warnings=(*self.warnings(view.records), *self._memory_warnings(view)),
+            warnings=(*self.warnings(view.records), *self._memory.warnings(view.state, refilled=view.refilled)),
         )
 
     def warnings(self, records: Sequence[StepRecord] | None = None) -> tuple[str, ...]:
@@ -435,15 +487,6 @@ class StreamSession:
         untrained = ("untrained weights: the answer means nothing",) if config.trained == "untrained" else ()
         records = self.state.steps if records is None else records
         return (*untrained, *self.model.notes, *gaze_warnings(records, self.arm, self.detector, config.fixations))
-
-    def _memory_warnings(self, view: View) -> Iterator[str]:
-        yield from memory_warnings(view.state, self.state, refilled=view.refilled)
-        features = self.model.config.features
-        if view.refilled and self.state.window is not None:
-            before_s = features.window_frames / features.fps
-            yield f"V-JEPA features of the window's first {before_s:g} s saw frames before it"
-        if isinstance(self._memory.policy, Gaze) and not self.arm.gaze_reaches and not view.refilled:
-            yield f"arm {self.arm.name!r} tells the model no gaze, but policy 'gaze' chose by it what is still held"
 
 
 def _require_window(window_s: float | None) -> None:
