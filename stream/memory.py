@@ -88,13 +88,20 @@ class Memory:
         """Whole steps in order, at most CHUNK_STEPS.
 
         Raises:
-            InputError: as `GazeQwen.append`; the budget is too small for the sinks and one step.
+            InputError: as `GazeQwen.append`; the budget is too small for the sinks and one step, or the position limit
+                for the step's grid.
         """
         state = self.state
         window = None if state.window is None else state.window.copy()
         frozen = self.source(steps, window, state.latency_ms)
         size = frozen.h * frozen.w
         self._set_limit(size)
+        if self._opening + max(frozen.h, frozen.w) > self.position_limit // 2:
+            raise InputError(
+                "position_limit",
+                expected=f"at least {2 * (self._opening + max(frozen.h, frozen.w))} for frames of this size",
+                found=str(self.position_limit),
+            )
         done = 0
         while done < len(steps):
             count = self._ready(steps[done:], frozen)
@@ -138,19 +145,29 @@ class Memory:
         return rope.next
 
     def _relocate(self) -> None:
-        relocate(self.model.backbone, self.state, below=self.position_limit // 2)
+        """Lays what is held in the lower half. Where text alone takes more, the oldest turns leave."""
+        turns = sorted({span.turn for span in self.state.spans if span.turn is not None})
+        while True:
+            try:
+                relocate(self.model.backbone, self.state, below=self.position_limit // 2)
+                break
+            except InputError:
+                if not turns:
+                    raise
+                self.state.forget([turns.pop(0)])
+                self.turns_evicted += 1
         self.relocations += 1
 
     def require_turn(self, text: str, *, answer: int) -> None:
         """Raises InputError where a turn of this text and this many tokens of answer may be more than is kept."""
-        if self.limit_tokens is None:
-            return
         around = self._length(prompts.VISION_END + text + prompts.ASSISTANT + prompts.NEXT_TURN + prompts.VISION_START)
-        most = int(TURN_SHARE * self.limit_tokens)
+        most = self._usable_positions - self.position_limit // 2
+        if self.limit_tokens is not None:
+            most = min(most, int(TURN_SHARE * self.limit_tokens))
         if around + answer > most:
             raise InputError(
                 "remember",
-                expected=f"a turn of at most {most} tokens, a quarter of the budget",
+                expected=f"a turn of at most {most} tokens, by the budget and the positions",
                 found=f"up to {around + answer}",
                 fix="ask shorter, lower max_new_tokens or raise the budget",
             )

@@ -185,6 +185,10 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(model: GazeQwen) -> No
     assert same_bits(before, held(state))
     relocate(model.backbone, state, below=1000)  # where it is already
     assert same_bits(before, held(state))
+    wide = StreamSession(model, position_limit=64)
+    with pytest.raises(InputError, match="position_limit: expected at least"):
+        wide.append(made_steps(1, size_px=(28, 28 * 40))[0])
+    assert wide.state.tokens < 20
     for limit in (0, 31, 10**6):
         with pytest.raises(ConfigError, match="position_limit"):
             StreamSession(model, position_limit=limit)

@@ -158,6 +158,19 @@ def test_a_long_dialogue_stays_within_the_budget(model: GazeQwen) -> None:
     assert held_ids == sorted(held_ids) and held_ids[-1] == 59
 
 
+def test_turns_leave_where_positions_run_out(model: GazeQwen) -> None:
+    session = StreamSession(model, position_limit=200)
+    for turn in range(10):
+        session.extend(made_steps(2, start_s=2.0 * turn))
+        remember(session, f"{turn}?", tokens=2)
+        assert session.report().next_position <= 200
+    report = session.report()
+    assert report.turns_evicted > 0 and report.steps_held == 20 and report.relocations > 0
+    with pytest.raises(InputError, match="a turn of at most 75 tokens"):
+        session.ask(FIRST, remember=True, max_new_tokens=90)
+    assert session.choose(QUESTION, OPTIONS).steps == 20
+
+
 def test_turns_survive_a_window_and_new_positions(model: GazeQwen) -> None:
     steps: list[Step] = made_steps(60)
     session = StreamSession(model, budget_steps=8, position_limit=140, window_s=2.0)
