@@ -232,7 +232,7 @@ def fork_cache(cache: DynamicCache) -> DynamicCache:
 def evict_cache(cache: DynamicCache, keep: Tensor) -> None:
     """Keeps only these rows (1-D ascending int64 indices).
 
-    Survivors keep their rotary positions: keys are never re-rotated.
+    Survivors keep their rotary positions: keys are not re-rotated (`gazeqwen.relocate` does that, rarely).
     """
     layers: list[Any] = cache.layers
     for layer in layers:
@@ -240,6 +240,21 @@ def evict_cache(cache: DynamicCache, keep: Tensor) -> None:
             index = keep.to(layer.keys.device)
             layer.keys = layer.keys.index_select(-2, index)
             layer.values = layer.values.index_select(-2, index)
+
+
+def rotation(backbone: Backbone, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (N, head_dim), in the model's dtype, of the rotary angles that the decoder gives keys at these
+    positions (3, N), each channel by its own axis: as its attention computes them."""
+    probe = torch.zeros(1, dtype=backbone.dtype, device=backbone.device)
+    cos, sin = backbone.decoder.rotary_emb(probe, positions[:, None].to(backbone.device))
+    if cos.ndim == 4:  # (3, 1, N, head_dim): 4.57 chooses the axis in attention
+        config = backbone.text_config
+        sections = (getattr(config, "rope_parameters", None) or config.rope_scaling)["mrope_section"] * 2
+        cos, sin = (
+            torch.cat([part[i % 3] for i, part in enumerate(angle.split(sections, dim=-1))], dim=-1)
+            for angle in (cos, sin)
+        )
+    return cos[0], sin[0]
 
 
 def cache_bytes(cache: DynamicCache) -> int:

@@ -37,6 +37,11 @@ class Frozen:
         """Some of the steps; no copy."""
         return Frozen(self.visual[rows], None if self.features is None else self.features[rows], self.h, self.w)
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of the tensors."""
+        return self.visual.nbytes + (0 if self.features is None else self.features.nbytes)
+
     @classmethod
     def cat(cls, parts: Sequence[Frozen]) -> Frozen:
         """Runs of steps one after the other; a single one is itself.

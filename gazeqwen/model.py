@@ -373,14 +373,14 @@ class GazeQwen(nn.Module):
         self._require_room(rope)
         grown = state.fork()  # a forward that fails halfway leaves layers of unequal length: not in the state itself
         if opening:
-            self._append_text(grown, prompts.VISION_START)
+            self._append_text(grown, prompts.VISION_START, turn=state.turns - 1 if state.turns else None)
         with _timed(state.latency_ms, "prefill"):
             self._append(grown, encoded.visual.flatten(0, 1), positions, plan=self.plan([(encoded, 0, 0)]))
         records = [
             StepRecord.of(step, id=state.steps_appended + s, h=encoded.h, w=encoded.w) for s, step in enumerate(steps)
         ]
         state.cache, state.rope, state.window = grown.cache, rope, window
-        state.segment_start_s, state.newest_s = start_s, newest_s
+        state.positions, state.segment_start_s, state.newest_s = grown.positions, start_s, newest_s
         state.spans = grown.spans + [Span(encoded.h * encoded.w, record) for record in records]
         state.steps_appended += len(steps)
         return records
@@ -389,7 +389,8 @@ class GazeQwen(nn.Module):
     def append_text(self, state: StreamState, text: str) -> None:
         """Puts text between video segments (a turn that stays); video appended after it starts a new segment."""
         if whole := self._after_video(state) + text:
-            self._append_text(state, whole)
+            self._append_text(state, whole, turn=state.turns)
+            state.turns += 1
         state.segment_start_s = None
 
     def _after_video(self, state: StreamState) -> str:
@@ -403,15 +404,15 @@ class GazeQwen(nn.Module):
         ]
         return torch.cat([rope.step(second, encoded.h, encoded.w) for second in seconds], dim=1)
 
-    def _append_text(self, state: StreamState, text: str) -> Tensor:
+    def _append_text(self, state: StreamState, text: str, *, turn: int | None = None) -> Tensor:
         """Text into the cache; returns the last hidden states (1, L, D)."""
         ids, rope = self._ids(text), state.rope.copy()
         positions = rope.text(len(ids))
         self._require_room(rope)
         grown = state.fork()
         hidden = self._append(grown, self.backbone.embed_ids(ids), positions)
-        state.cache, state.rope = grown.cache, rope
-        state.spans.append(Span(len(ids)))
+        state.cache, state.rope, state.positions = grown.cache, rope, grown.positions
+        state.spans.append(Span(len(ids), turn=turn))
         return hidden
 
     def _require_room(self, rope: MRope) -> None:
@@ -425,7 +426,9 @@ class GazeQwen(nn.Module):
         self, state: StreamState, embeds: Tensor, positions: Tensor, *, plan: ResidualPlan | None = None
     ) -> Tensor:
         with self._injecting(plan):
-            return self.backbone.decode(embeds[None], positions[:, None], cache=state.cache)
+            hidden = self.backbone.decode(embeds[None], positions[:, None], cache=state.cache)
+        state.positions = torch.cat([state.positions, positions], dim=1)
+        return hidden
 
     def _ids(self, text: str) -> Tensor:
         return torch.tensor(self.tokenizer.encode(text, add_special_tokens=False), dtype=torch.int64)

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +51,22 @@ class MRope:
     def copy(self) -> MRope:
         """An independent state at the same place: what a fork continues from."""
         return copy.copy(self)
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """All of it, in plain JSON types."""
+        return {
+            "tokens_per_second": self.tokens_per_second,
+            "next": self.next,
+            "base": self._base,
+            "newest_s": self._newest_s,
+        }
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> MRope:
+        """What `to_dict` told."""
+        rope = cls(tokens_per_second=told["tokens_per_second"], next=told["next"])
+        rope._base, rope._newest_s = told["base"], told["newest_s"]
+        return rope
 
     def text(self, k: int) -> Tensor:
         """Ids (3, k) int64 of the next `k` text tokens. Ends an open video segment."""

@@ -25,6 +25,7 @@ VISION_END = "<|vision_end|>"
 VIDEO_PAD = "<|video_pad|>"
 TURN_END = "<|im_end|>"
 ASSISTANT = TURN_END + "\n<|im_start|>assistant\n"
+NEXT_TURN = TURN_END + "\n<|im_start|>user\n"  # after an answer that stays
 YES_NO = ("Yes", "No")
 SALIENCE = "\nWhere the wearer looked:"  # before the picture of the arm `heatmap`
 

@@ -1,12 +1,15 @@
 """What one stream holds: its KV cache, its place in M-RoPE, which token is which, V-JEPA's window.
 
 The weights hold none of it.
-A state is forked for every question, so asking leaves it bit-identical; whole steps can be evicted from it.
+A state is forked for every question, so asking leaves it bit-identical; steps, or some tokens of them, can be evicted
+from it, and so can remembered turns.
+
+Shapes: N tokens held.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,6 +19,7 @@ from transformers import DynamicCache
 from gazeqwen.arms import Arm
 from gazeqwen.backbone import cache_bytes, cache_length, evict_cache, fork_cache
 from gazeqwen.errors import InputError
+from gazeqwen.injection import TokenMap
 from gazeqwen.positions import MRope
 from gazeqwen.types import Fixations, GazeEvents, Step
 from gazeqwen.vjepa import RollingWindow
@@ -33,18 +37,32 @@ class StepRecord:
     w: int
     repeated: bool
     partial: bool
+    gaze_late: bool = False
 
     @classmethod
     def of(cls, step: Step, *, id: int, h: int, w: int) -> StepRecord:
-        return cls(id, step.frame_times_s, step.span_s, step.gaze, h, w, step.repeated, step.partial)
+        return cls(id, step.frame_times_s, step.span_s, step.gaze, h, w, step.repeated, step.partial, step.gaze_late)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Span:
-    """A run of tokens in the cache, in physical order: one step's video tokens, or text."""
+    """A run of tokens in the cache, in physical order: one step's video tokens, or text.
+
+    Attributes:
+        cells: (tokens,) ascending cells of the step's grid in raster order that are held; None for all of them.
+        turn: number of the turn, or of the break between two video segments, that the text belongs to; None for what
+            stands before the first video segment and its opening: that is never evicted.
+    """
 
     tokens: int
     step: StepRecord | None = None
+    cells: np.ndarray | None = None
+    turn: int | None = None
+
+    @property
+    def held(self) -> np.ndarray:
+        """(tokens,) the step's cells that are held."""
+        return np.arange(self.tokens) if self.cells is None else self.cells
 
 
 @dataclass
@@ -54,12 +72,15 @@ class StreamState:
     Attributes:
         arm: how gaze reaches the model in this stream.
         cache, rope: keys and values, and where the next token goes.
+        positions: (3, N) int64, the M-RoPE ids that the cache's keys are rotated to.
         spans: physical layout of the cache.
         window: V-JEPA's last frames, or None when the arm injects nothing or the model has no extractor.
-        segment_start_s: first frame's time of the open video segment, None between segments.
+        segment_start_s: the time that the open video segment counts from (its first frame's), None between segments.
         newest_s: end of the newest step's span: a question must not come before it.
         fixations: the recording's scanpath, needed under compat="official" only.
-        steps_appended: running number of the next step; evicted: ids of steps that left.
+        steps_appended: running number of the next step; evicted: ids of steps that left; evicted_tokens: video and
+            text tokens that left.
+        turns: texts that ended a video segment so far.
         latency_ms: time spent so far, by part.
     """
 
@@ -67,12 +88,15 @@ class StreamState:
     cache: DynamicCache
     rope: MRope
     window: RollingWindow | None
+    positions: torch.Tensor = field(default_factory=lambda: torch.zeros(3, 0, dtype=torch.int64))
     spans: list[Span] = field(default_factory=list)
     segment_start_s: float | None = None
     newest_s: float = float("-inf")
     fixations: Fixations | None = None
     steps_appended: int = 0
     evicted: list[int] = field(default_factory=list)
+    evicted_tokens: int = 0
+    turns: int = 0
     latency_ms: dict[str, float] = field(default_factory=dict)
 
     def fork(self) -> StreamState:
@@ -93,6 +117,11 @@ class StreamState:
         return [span.step for span in self.spans if span.step is not None]
 
     @property
+    def thinned_steps(self) -> int:
+        """Steps of which only some tokens are held."""
+        return sum(span.cells is not None for span in self.spans)
+
+    @property
     def tokens(self) -> int:
         """Tokens in the cache."""
         return cache_length(self.cache)
@@ -102,34 +131,85 @@ class StreamState:
         """Bytes of keys and values."""
         return cache_bytes(self.cache)
 
+    def token_map(self) -> TokenMap:
+        """Where the video tokens stand in the cache and what they show: `position` is the physical row, `step` the
+        step's id."""
+        columns: list[list[np.ndarray]] = [[np.zeros(0, dtype=np.int64)] for _ in range(4)]
+        start = 0
+        for span in self.spans:
+            if span.step is not None:
+                cells = span.held
+                values = np.arange(start, start + span.tokens), np.full(span.tokens, span.step.id)
+                for column, value in zip(columns, (*values, *divmod(cells, span.step.w)), strict=True):
+                    column.append(value)
+            start += span.tokens
+        position, step, y, x = (torch.from_numpy(np.concatenate(column)) for column in columns)
+        return TokenMap(torch.zeros_like(position), position, step, y, x)
+
     def rows_of(self, step_ids: Collection[int]) -> torch.Tensor:
         """Physical rows of these steps' tokens, ascending.
 
         Raises:
             InputError: a step is not in the cache (never appended, or already evicted).
         """
-        wanted = set(step_ids)
-        rows, start = [torch.zeros(0, dtype=torch.int64)], 0
+        self._require_held(step_ids)
+        tokens = self.token_map()
+        return tokens.position[torch.isin(tokens.step, torch.tensor(list(step_ids), dtype=torch.int64))]
+
+    def evict(self, step_ids: Collection[int]) -> None:
+        """Removes whole steps from the cache. Survivors keep their positions and what they saw of the evicted ones.
+
+        Raises:
+            InputError: as `rows_of`.
+        """
+        self.thin(dict.fromkeys(step_ids, ()))
+
+    def thin(self, cells: Mapping[int, Sequence[int] | np.ndarray]) -> None:
+        """Of each of these steps only these cells of its grid stay; with none the step leaves. As `evict` otherwise.
+
+        Args:
+            cells: step id -> cells in raster order, among those held.
+
+        Raises:
+            InputError: as `rows_of`, or a cell is not held.
+        """
+        self._require_held(cells)
+        kept: list[tuple[Span, np.ndarray]] = []
         for span in self.spans:
-            if span.step is not None and span.step.id in wanted:
-                rows.append(torch.arange(start, start + span.tokens))
-                wanted.discard(span.step.id)
-            start += span.tokens
-        if wanted:
-            held = [record.id for record in self.steps]
+            rows = np.arange(span.tokens)
+            if span.step is not None and span.step.id in cells:
+                wanted = np.unique(np.asarray(cells[span.step.id], dtype=np.int64))
+                if not np.isin(wanted, span.held).all():
+                    raise InputError(
+                        f"step {span.step.id}", expected="cells that are held", found=str(wanted.tolist())[:80]
+                    )
+                rows = np.flatnonzero(np.isin(span.held, wanted))
+                whole = len(wanted) == span.step.h * span.step.w
+                span = replace(span, tokens=len(wanted), cells=None if whole else wanted)
+            kept.append((span, rows))
+        self._keep(kept)
+        self.evicted += sorted({span.step.id for span, rows in kept if span.step is not None and not len(rows)})
+
+    def forget(self, turns: Collection[int]) -> None:
+        """Removes the text of these turns, `Span.turn`. Survivors keep their positions and what they saw of it."""
+        gone = [span.turn in turns if span.turn is not None else False for span in self.spans]
+        self._keep([(span, np.arange(0 if left else span.tokens)) for span, left in zip(self.spans, gone, strict=True)])
+
+    def _keep(self, kept: Sequence[tuple[Span, np.ndarray]]) -> None:
+        """Each span as it will be, with the rows of it (counted from its first) that stay; spans of none leave."""
+        starts = np.cumsum([0, *(span.tokens for span in self.spans)])
+        rows = [start + rows for start, (_, rows) in zip(starts[:-1], kept, strict=True)]
+        index = torch.from_numpy(np.concatenate(rows)) if rows else torch.zeros(0, dtype=torch.int64)
+        if len(index) == self.tokens:
+            return
+        self.evicted_tokens += self.tokens - len(index)
+        evict_cache(self.cache, index)
+        self.positions = self.positions[:, index]
+        self.spans = [span for span, rows in kept if len(rows)]
+
+    def _require_held(self, step_ids: Collection[int]) -> None:
+        held = [record.id for record in self.steps]
+        if wanted := set(step_ids) - set(held):
             raise InputError(
                 "steps", expected=f"ids among the steps held {held[:3]}..{held[-1:]}", found=str(sorted(wanted))
             )
-        return torch.cat(rows)
-
-    def evict(self, step_ids: Collection[int]) -> None:
-        """Removes whole steps from the cache. Survivors keep their positions and what they saw of the evicted ones."""
-        gone = self.rows_of(step_ids)
-        if not gone.numel():
-            return
-        keep = torch.ones(self.tokens, dtype=torch.bool)
-        keep[gone] = False
-        evict_cache(self.cache, torch.nonzero(keep).flatten())
-        ids = set(step_ids)
-        self.spans = [span for span in self.spans if span.step is None or span.step.id not in ids]
-        self.evicted += sorted(ids)

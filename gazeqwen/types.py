@@ -401,6 +401,7 @@ class Step:
         partial: made for a question that falls into the middle of a step; lives on that question's fork only.
         placeholder: the video was not decoded, because what frozen weights make of it is at hand: the frames are zeros
             of the right size that share one byte. Encoding such a step needs `GazeQwen.encode(frozen=...)`.
+        gaze_late: a live stream went on before the tracker's gaze had reached the span's end.
     """
 
     frames: np.ndarray
@@ -412,6 +413,7 @@ class Step:
     repeated: bool = False
     partial: bool = False
     placeholder: bool = False
+    gaze_late: bool = False
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[0] != 2 or self.frames.shape[3] != 3:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -176,6 +176,20 @@ class RollingWindow:
         """(<= window_frames,) times of the newest frames, those passed over among them: with a step's own frames they
         decide what its features are made of."""
         return self._times_s
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the frames held."""
+        return 0 if self._frames is None else self._frames.nbytes
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """All of it: `window.times_s` (T,) float64 and, unless they were passed over, `window.frames` (<= T, ...)."""
+        frames = {} if self._frames is None else {"window.frames": self._frames}
+        return {"window.times_s": torch.from_numpy(self._times_s), **frames}
+
+    def from_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes over what `to_tensors` gave."""
+        self._times_s, self._frames = tensors["window.times_s"].numpy(), tensors.get("window.frames")
 
     def copy(self) -> RollingWindow:
         """An independent window with the same content."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gazeqwen.arms import Arm
+from gazeqwen.config import FixationConfig
 from gazeqwen.state import StepRecord, StreamState
 from gazeqwen.types import GazeEvents
 
@@ -78,3 +79,24 @@ def _fixations(seen: Sequence[tuple[StepRecord, GazeEvents]]) -> list[dict[str, 
             else:
                 found.append({"start_s": start_s, "stop_s": stop_s, "x_norm": float(x), "y_norm": float(y)})
     return found
+
+
+def gaze_warnings(
+    records: Sequence[StepRecord], arm: Arm, detector: Mapping[str, Any], wanted: FixationConfig
+) -> Iterator[str]:
+    """What is wrong with the gaze that an answer rests on.
+
+    Args:
+        detector: {"detector": name, "parameters": {...}} of the fixations, empty where it isn't known.
+        wanted: those that the model was made for.
+    """
+    if arm.inject and detector and detector.get("detector") != wanted.detector:
+        yield f"fixations by {detector['detector']!r}, but the model was made for {wanted.detector!r}"
+    elif arm.inject and detector:
+        given = detector.get("parameters", {})
+        if differ := [name for name, value in wanted.parameters.items() if given.get(name) != value]:
+            yield f"fixation parameters differ from the model's: {', '.join(sorted(differ))}"
+    if arm.gaze_reaches and records and not any(record.gaze.any_valid for record in records):
+        yield "no valid gaze in anything the model saw"
+    if late := sum(record.gaze_late for record in records):
+        yield f"{late} steps went on before their gaze had arrived"

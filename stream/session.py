@@ -1,55 +1,36 @@
 """StreamSession: append steps, then ask. A finished clip is a finished stream, so offline use has the same three verbs.
 
-Every question is answered on a fork of the stream's cache, so asking changes nothing. Live sources, eviction policies
-and `watch` build on this class.
+Every question is answered on a fork of the stream's cache, so asking changes nothing. What the stream itself keeps is
+`stream.memory`'s, by the policies of `stream.eviction`. Live sources and `watch` build on this class.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from pathlib import Path
 from types import EllipsisType
 from typing import Any, Literal
 
 import numpy as np
 
 from gazeqwen import prompts
-from gazeqwen.arms import Arm, get_arm, salience_frames
-from gazeqwen.errors import ConfigError, FutureDataError, InputError
-from gazeqwen.frozen import Frozen
+from gazeqwen.arms import Arm, get_arm
+from gazeqwen.errors import ConfigError, FutureDataError, GazeQwenError, InputError
 from gazeqwen.model import GazeQwen
 from gazeqwen.official import pick_fps
 from gazeqwen.state import StepRecord, StreamState
-from gazeqwen.types import Answer, Fixations, GazeEvents, Question, Step
-from gazeqwen.vjepa import RollingWindow
-from stream.evidence import evidence
-from stream.steps import Cut
+from gazeqwen.types import Answer, Fixations, Question, Step, plain_json
+from stream import snapshot as snapshots
+from stream.eviction import Budget, Policy, Recent, get_policy
+from stream.evidence import evidence, gaze_warnings
+from stream.live_steps import StreamCounts
+from stream.memory import CHUNK_STEPS, FrozenSource, Memory
+from stream.report import SessionReport
+from stream.steps import Break, Cut
+from stream.views import View, Views
 
-CHUNK_STEPS = 8  # more are no faster, and a forward of 16 takes 5 % more memory at its peak
-
-# (steps, V-JEPA's state before them, milliseconds by part) -> what `GazeQwen.frozen` makes of them. Moves the state on,
-# and adds its own time: to "cache" where it reads instead of computing.
-FrozenSource = Callable[[Sequence[Step], RollingWindow | None, dict[str, float]], Frozen]
-
-
-@dataclass(frozen=True, eq=False)
-class _Tail:
-    """The partial step once it is encoded, with V-JEPA's state after it and the time it took."""
-
-    frozen: Frozen
-    window: RollingWindow | None
-    latency_ms: Mapping[str, float]
-
-
-@dataclass(frozen=True, eq=False)
-class _View:
-    """What a question sees: a state of its own, the steps it may name as seen, whether the window was refilled."""
-
-    state: StreamState
-    records: list[StepRecord]
-    refilled: bool
+__all__ = ["CHUNK_STEPS", "FrozenSource", "StreamSession"]
 
 
 class StreamSession:
@@ -63,8 +44,12 @@ class StreamSession:
             "refill": the window's steps are prefilled afresh for the question, from what the frozen weights made of
             them, which is kept for `window_s`. Nothing of the answer then rests on older steps but this: V-JEPA's
             features of the window's first `window_frames / fps` seconds (2 by default) saw the frames before it.
-        budget_steps: the stream keeps its text and at most this many of the newest whole steps; older ones are evicted
-            as steps come in, up to CHUNK_STEPS at once. None keeps all.
+        budget_steps, budget_tokens, budget_bytes: what the stream keeps, a hard limit (`stream.eviction.Budget`); one
+            of them, or none to keep all. Under compat="official" only budget_steps, the newest.
+        policy: what stays when the budget is full: a name of `stream.eviction.POLICIES` (with a budget; default
+            "recent"), or a policy with settings of its own, e.g. `Gaze(tokens=4, sink_steps=1)`.
+        position_limit: M-RoPE positions the stream may use, 7/8 of it before it is laid anew (`gazeqwen.relocate`);
+            default: the model's, at most 32,768.
         arm: how gaze reaches the model (`gazeqwen.arms.ARMS`).
         detector: {"detector": name, "parameters": {...}} of the fixations in the steps, for the answer's record.
         fixations: the recording's scanpath, needed under compat="official" only.
@@ -83,6 +68,10 @@ class StreamSession:
         window_s: float | None = None,
         window: Literal["evict", "refill"] = "evict",
         budget_steps: int | None = None,
+        budget_tokens: int | None = None,
+        budget_bytes: int | None = None,
+        policy: Policy | str | None = None,
+        position_limit: int | None = None,
         arm: Arm | str = "inject",
         detector: Mapping[str, Any] | None = None,
         fixations: Fixations | None = None,
@@ -94,11 +83,17 @@ class StreamSession:
             raise ConfigError(f"window: 'evict' or 'refill', got {window!r}")
         if window == "refill" and window_s is None:
             raise ConfigError("window='refill' needs window_s: what a question may see, which is what is kept")
-        if budget_steps is not None and budget_steps < 1:
-            raise ConfigError(f"budget_steps: at least 1, or None for all, got {budget_steps}")
+        budget = Budget(budget_steps, budget_tokens, budget_bytes)
+        if policy is not None and not budget:
+            raise ConfigError("policy: decides what stays when a budget is full; pass budget_tokens= too")
+        chosen = get_policy("recent" if policy is None else policy)
+        if model.official and (budget_tokens or budget_bytes or chosen != Recent()):
+            raise ConfigError(
+                "compat='official' encodes a clip as a whole: it takes budget_steps=, and no policy but 'recent'"
+            )
         if model.official and frozen is not None:
             raise ConfigError("compat='official' encodes a clip as a whole: it takes no frozen=")
-        self.model, self.window_s, self.window, self.budget_steps = model, window_s, window, budget_steps
+        self.model, self.window_s, self.window = model, window_s, window
         self.arm = get_arm(arm)
         if gaze_lag_s != self.arm.gaze_lag_s:
             raise ConfigError(
@@ -108,16 +103,20 @@ class StreamSession:
         if model.official and self.arm.inject and fixations is None:
             raise ConfigError("compat='official' reads the scanpath, not the steps' gaze: pass fixations=")
         self.detector = dict(detector or {})
-        self.state: StreamState = model.start(arm=self.arm, fixations=fixations)
-        self._source: FrozenSource = frozen or self._encode
-        self._newest_s = -np.inf
-        self._size_px: tuple[int, int] | None = None  # (width, height) of the frames
-        self._tail: Step | None = None
-        self._tail_made: _Tail | None = None
-        self._cut: Cut | None = None
+        self._memory = Memory(
+            model,
+            model.start(arm=self.arm, fixations=fixations),
+            source=frozen,
+            budget=budget,
+            policy=chosen,
+            position_limit=position_limit,
+            refill_s=float(window_s or 0) if window == "refill" else 0.0,
+        )
+        self._first_s = self._newest_s = -np.inf
+        self._steps_seen = 0
         self._held: list[Step] = []  # compat="official" encodes a clip as a whole, at the question
-        self._kept: deque[tuple[Step, Frozen]] = deque()  # window="refill"
-        self._seen: tuple[tuple[float, float | None], _View] | None = None  # by (time, window_s)
+        self._views = Views(self._memory, held=self._held, refill=window == "refill")
+        self._cut: Cut | None = None
         self._decode_ms = 0.0
 
     @classmethod
@@ -154,6 +153,72 @@ class StreamSession:
         session.extend(steps, progress=progress)
         return session
 
+    @property
+    def state(self) -> StreamState:
+        """What the stream holds on the model."""
+        return self._memory.state
+
+    def report(self, source: StreamCounts | None = None) -> SessionReport:
+        """What the stream has seen and holds, what has left it, and the counts of the `source` its steps came from."""
+        tail = () if self._views.tail is None else (self._views.tail,)
+        return SessionReport.of(
+            self._memory,
+            steps_seen=self._steps_seen,
+            seconds_seen=self._newest_s - self._first_s if self._steps_seen else 0.0,
+            frames_held=[*self._held, *tail],
+            source=source,
+        )
+
+    # -- on disk, on request ------------------------------------------------------------------------------------------
+
+    def snapshot(self, path: str | Path) -> Path:
+        """Writes the session to one file, from which `restore` goes on (`stream.snapshot` says what is in it).
+
+        Raises:
+            InputError: the file can't be written.
+            ConfigError: window="refill" or compat="official", which keep more than a snapshot holds; a policy of the
+                caller's own making.
+        """
+        if self.window == "refill" or self.model.official:
+            raise ConfigError("snapshot: not with window='refill' or compat='official'")
+        tensors, told = snapshots.pack(self._memory, self._views)
+        told["options"] = {
+            "window_s": self.window_s,
+            **{f"budget_{name}": value for name, value in vars(self._memory.budget).items()},
+            "position_limit": self._memory.position_limit,
+            "arm": self.arm.name,
+            "detector": plain_json(self.detector),
+            "gaze_lag_s": self.arm.gaze_lag_s,
+        }
+        told["seen"] = [self._steps_seen, self._decode_ms, *([self._first_s, self._newest_s] * bool(self._steps_seen))]
+        told["cut_s"] = None if self._cut is None else self._cut.t_s
+        return snapshots.write(Path(path), self.model, tensors, told)
+
+    @classmethod
+    def restore(cls, path: str | Path, model: GazeQwen, *, frozen: FrozenSource | None = None) -> StreamSession:
+        """The session that `snapshot` wrote: it answers, and goes on, bit for bit as that one.
+
+        Args:
+            model: with the very weights it ran on.
+            frozen: as of the class.
+
+        Raises:
+            InputError: no such file, a damaged one, or one made with other weights.
+        """
+        path = Path(path)
+        tensors, told = snapshots.read(path, model)
+        try:
+            policy = None if told["policy"] is None else snapshots.policy_of(told["policy"])
+            session = cls(model, policy=policy, frozen=frozen, **told["options"])
+            snapshots.unpack(session._memory, session._views, tensors, told)
+            session._steps_seen, session._decode_ms, *times_s = told["seen"]
+            if times_s:
+                session._first_s, session._newest_s = times_s
+            session._cut = None if told["cut_s"] is None else Cut(told["cut_s"], session._views.tail)
+        except (GazeQwenError, *snapshots.DAMAGE) as error:
+            raise snapshots.damaged(path, error) from error
+        return session
+
     # -- what comes in -------------------------------------------------------------------------------------------------
 
     def append(self, step: Step) -> None:
@@ -164,13 +229,17 @@ class StreamSession:
         """
         self._take([step])
 
-    def extend(self, steps: Iterable[Step], *, progress: Callable[[int], Any] | None = None) -> None:
-        """Steps in order, many to a forward; the same as one at a time. Waiting for them counts as decoding time."""
+    def extend(self, steps: Iterable[Step | Break | Cut], *, progress: Callable[[int], Any] | None = None) -> None:
+        """Steps in order, many to a forward; the same as one at a time. Waiting for them counts as decoding time. Of a
+        live stream (`StepBuilder`) all that it gives: after a Cut, questions are about its time."""
         for _ in self.follow(steps, progress=progress):
             pass
 
-    def follow(self, stream: Iterable[Step | Cut], *, progress: Callable[[int], Any] | None = None) -> Iterator[Cut]:
-        """Takes in the steps of `Recording.steps_for` and stops at each Cut: ask then, the session is `at` it.
+    def follow(
+        self, stream: Iterable[Step | Break | Cut], *, progress: Callable[[int], Any] | None = None
+    ) -> Iterator[Cut]:
+        """Takes in the steps of `Recording.steps_for` and stops at each Cut: ask then, the session is `at` it. At a
+        Break the video goes on in a new segment.
 
         Steps go in at most CHUNK_STEPS at once and always up to a Cut, so what is computed together depends on the
         times given to `steps_for` alone, not on which of the questions are asked.
@@ -193,6 +262,9 @@ class StreamSession:
                 chunk = []
             if item is None:
                 return
+            if isinstance(item, Break) and not self.model.official:
+                self._views.changed()
+                self._memory.break_video()
             if isinstance(item, Cut):
                 self.at(item)
                 yield item
@@ -216,9 +288,10 @@ class StreamSession:
             self._cut = cut
 
     def _set_tail(self, tail: Step | None) -> None:
-        self._tail, self._tail_made, self._seen, self._cut = tail, None, None, None
+        self._views.set_tail(tail)
+        self._cut = None
         if tail is not None:
-            self._size_px = (tail.frames.shape[2], tail.frames.shape[1])
+            self._views.size_px = (tail.frames.shape[2], tail.frames.shape[1])
 
     def _take(self, steps: Sequence[Step]) -> None:
         if any(step.partial for step in steps[:-1]):
@@ -240,24 +313,16 @@ class StreamSession:
             pass  # time goes on, and that is all
         elif self.model.official:
             self._held += steps
-            if self.budget_steps is not None:
-                del self._held[: -self.budget_steps]
+            if self._memory.budget.steps is not None:
+                del self._held[: -self._memory.budget.steps]
         else:
-            self._seen = None  # a copy of the cache less while the next one grows
-            window = None if self.state.window is None else self.state.window.copy()
-            frozen = self._source(steps, window, self.state.latency_ms)
-            self.model.append(self.state, steps, frozen=frozen, window=window)
-            if self.budget_steps is not None:
-                self.state.evict([record.id for record in self.state.steps[: -self.budget_steps]])
-            if self.window == "refill":
-                self._kept.extend((step.without_frames(), frozen[s : s + 1]) for s, step in enumerate(steps))
+            self._views.changed()
+            self._memory.take(steps)
+        if not self._steps_seen:
+            self._first_s = steps[0].span_s[0]
+        self._steps_seen += len(steps)
         self._newest_s = steps[-1].span_s[1]
-        self._size_px = (steps[-1].frames.shape[2], steps[-1].frames.shape[1])
-        while self._kept and self._kept[0][0].span_s[1] <= self._newest_s - (self.window_s or np.inf):
-            self._kept.popleft()
-
-    def _encode(self, steps: Sequence[Step], window: RollingWindow | None, latency_ms: dict[str, float]) -> Frozen:
-        return self.model.frozen(steps, arm=self.arm, window=window, latency_ms=latency_ms)
+        self._views.size_px = (steps[-1].frames.shape[2], steps[-1].frames.shape[1])
 
     @property
     def newest_s(self) -> float:
@@ -319,10 +384,42 @@ class StreamSession:
         text = max(named, key=lambda word: named[word])
         return self._answer(view, asked, text=text, letter=None, logprobs=named)
 
-    def ask(self, question: str, *, at_s: float | None = None, max_new_tokens: int = 64) -> Iterator[str]:
-        """Pieces of a free-text answer as they come; `answer` collects them with their evidence."""
+    def ask(
+        self, question: str, *, at_s: float | None = None, max_new_tokens: int = 64, remember: bool = False
+    ) -> Iterator[str]:
+        """Pieces of a free-text answer as they come; `answer` collects them with their evidence.
+
+        Args:
+            at_s: as `choose`.
+            remember: once the last piece has been taken, question and answer stay in the stream, after what has come in
+                by then; the video goes on in a new segment after them. Later questions see the turn, whatever their
+                window, until the budget lets it go. An answer that isn't taken to its end is not remembered.
+
+        Raises:
+            FutureDataError, InputError: as `choose`; a turn that may become longer than the budget keeps.
+            ConfigError: `remember` where a stream can't hold it: window="refill", compat="official", an arm without
+                video.
+        """
         asked = Question(question, self._time(at_s))
-        return self.model.generate(self._view(asked.t_s).state, asked.text, max_new_tokens=max_new_tokens)
+        state = self._view(asked.t_s).state
+        text = self.model.question_text(state, asked.text, (), "letters")
+        if remember:
+            if self.window == "refill" or self.model.official or not self.arm.video:
+                raise ConfigError(
+                    "remember=True needs a stream that goes on after the turn: "
+                    "not with window='refill', compat='official' or an arm without video"
+                )
+            self._memory.require_turn(text, answer=max_new_tokens)
+        pieces = self.model.generate(state, asked.text, max_new_tokens=max_new_tokens)
+        return self._remembered(pieces, text) if remember else pieces
+
+    def _remembered(self, pieces: Iterator[str], text: str) -> Iterator[str]:
+        said = ""
+        for piece in pieces:
+            said += piece
+            yield piece
+        self._views.changed()
+        self._memory.say(text + prompts.ASSISTANT + said + prompts.NEXT_TURN)
 
     def answer(
         self,
@@ -340,7 +437,7 @@ class StreamSession:
         return self._answer(view, asked, text=text.strip(), letter=None, logprobs={})
 
     def _time(self, at_s: float | None) -> float:
-        newest = self._tail.span_s[1] if self._tail is not None else self._newest_s
+        newest = self._views.tail.span_s[1] if self._views.tail is not None else self._newest_s
         if not np.isfinite(newest):
             raise InputError(
                 "session", expected="at least one step before a question", found="none", fix="append steps first"
@@ -353,82 +450,18 @@ class StreamSession:
             )
         return at_s
 
-    def _view(self, at_s: float, window_s: float | EllipsisType | None = ...) -> _View:
-        """What the question sees. Questions of one time and window share the work; each answer's latencies hold it."""
+    def _view(self, at_s: float, window_s: float | EllipsisType | None = ...) -> View:
+        """What a question at this time sees; by default as far back as the session's window."""
         if isinstance(window_s, EllipsisType):
             window_s = self.window_s
         _require_window(window_s)
         if self.window == "refill" and window_s is not None and window_s > (self.window_s or np.inf):
             raise ConfigError(f"window_s: at most {self.window_s:g} s are kept for refilling, got {window_s:g}")
-        asked = (at_s, window_s)
-        if self._seen is None or self._seen[0] != asked:
-            self._seen = None
-            self._seen = (asked, self._see(at_s, window_s))
-        shared = self._seen[1]
-        return replace(shared, state=shared.state.fork())
-
-    def _see(self, at_s: float, window_s: float | None) -> _View:
-        """The stream's steps, the partial one, and nothing older than the window."""
-        oldest_s = -np.inf if window_s is None else at_s - window_s
-        hidden = [record.id for record in self.state.steps if record.span_s[1] <= oldest_s]
-        refilled = self.window == "refill" and window_s is not None and bool(hidden or self.state.evicted)
-        fork = self._refilled(oldest_s) if refilled else self.state.fork()
-        fork.latency_ms.setdefault("decode", self._decode_ms)
-        if self.arm.video:
-            held = [step for step in self._held if step.span_s[1] > oldest_s]
-            tail = self._tail if self._tail is not None and self._tail.span_s[1] > oldest_s else None
-            if self.model.official:
-                if steps := [*held, *([] if tail is None else [tail])]:
-                    self.model.append(fork, steps)
-            elif tail is not None:
-                self._append_tail(fork, tail)
-        fork.evict([record.id for record in fork.steps if record.span_s[1] <= oldest_s])
-        records = fork.steps
-        if self.arm.salience and records:
-            self._show_salience(fork, records, at_s)
-        return _View(fork, records, refilled)
-
-    def _append_tail(self, fork: StreamState, tail: Step) -> None:
-        if self._tail_made is None:
-            window = None if self.state.window is None else self.state.window.copy()
-            clock: dict[str, float] = {}
-            self._tail_made = _Tail(self._source([tail], window, clock), window, clock)
-        made = self._tail_made
-        for part, ms in made.latency_ms.items():
-            fork.latency_ms[part] = fork.latency_ms.get(part, 0.0) + ms
-        self.model.append(fork, [tail], frozen=made.frozen, window=made.window)
-
-    def _refilled(self, oldest_s: float) -> StreamState:
-        """A stream that begins with the first step within the window."""
-        fresh = self.model.start(arm=self.arm, fixations=self.state.fixations)
-        fresh.latency_ms = dict(self.state.latency_ms)
-        kept = [(step, frozen) for step, frozen in self._kept if step.span_s[1] > oldest_s]
-        for first in range(0, len(kept), CHUNK_STEPS):
-            steps, parts = zip(*kept[first : first + CHUNK_STEPS], strict=True)
-            self.model.append(fresh, steps, frozen=Frozen.cat(parts))
-        return fresh
-
-    def _show_salience(self, fork: StreamState, records: Sequence[StepRecord], at_s: float) -> None:
-        """The arm `heatmap`: after the video, a picture of where the wearer looked. It is no frame of the video."""
-        assert self._size_px is not None
-        picture = salience_frames(records, self._size_px, at_s)
-        self.model.append_text(fork, prompts.SALIENCE)
-        now_s = np.array([fork.newest_s])
-        step = Step(
-            frames=picture,
-            frame_times_s=now_s.repeat(2),
-            span_s=(fork.newest_s, max(at_s, fork.newest_s + 1e-6)),
-            vjepa_frames=picture[:1],
-            vjepa_times_s=now_s,
-            gaze=GazeEvents.none(),
-            repeated=True,
-            partial=True,
-        )
-        self.model.append(fork, [step])
+        return self._views.at(at_s, window_s, decode_ms=self._decode_ms)
 
     def _answer(
         self,
-        view: _View,
+        view: View,
         asked: Question,
         *,
         text: str,
@@ -445,38 +478,15 @@ class StreamSession:
             question=asked.text,
             t_s=asked.t_s,
             detector=self.detector,
-            warnings=(*self.warnings(view.records), *self._window_warnings(view)),
+            warnings=(*self.warnings(view.records), *self._memory.warnings(view.state, refilled=view.refilled)),
         )
 
     def warnings(self, records: Sequence[StepRecord] | None = None) -> tuple[str, ...]:
         """Everything that makes an answer weaker than it looks."""
         config = self.model.config
-        found = []
-        if config.trained == "untrained":
-            found.append("untrained weights: the answer means nothing")
-        found += self.model.notes
-        wanted = config.fixations
-        if self.arm.inject and self.detector and self.detector.get("detector") != wanted.detector:
-            found.append(f"fixations by {self.detector['detector']!r}, but the model was made for {wanted.detector!r}")
-        elif self.arm.inject and self.detector:
-            given = self.detector.get("parameters", {})
-            differ = [k for k, v in wanted.parameters.items() if given.get(k) != v]
-            if differ:
-                found.append(f"fixation parameters differ from the model's: {', '.join(sorted(differ))}")
+        untrained = ("untrained weights: the answer means nothing",) if config.trained == "untrained" else ()
         records = self.state.steps if records is None else records
-        if self.arm.gaze_reaches and records and not any(record.gaze.any_valid for record in records):
-            found.append("no valid gaze in anything the model saw")
-        return tuple(found)
-
-    def _window_warnings(self, view: _View) -> Iterator[str]:
-        features, no_longer_held = self.model.config.features, 0 if view.refilled else len(self.state.evicted)
-        if hidden := len(view.state.evicted) - no_longer_held:
-            yield f"the steps kept have seen {hidden} older ones that the window hides"
-        if no_longer_held:
-            yield f"the steps kept have seen {no_longer_held} older ones that are no longer held"
-        if view.refilled and self.state.window is not None:
-            before_s = features.window_frames / features.fps
-            yield f"V-JEPA features of the window's first {before_s:g} s saw frames before it"
+        return (*untrained, *self.model.notes, *gaze_warnings(records, self.arm, self.detector, config.fixations))
 
 
 def _require_window(window_s: float | None) -> None:

@@ -1,4 +1,4 @@
-"""Frames and gaze become steps, causally: one function for files now and for live streams later.
+"""Frames and gaze become steps, causally: the rules, for files here, and for live streams in `stream.live_steps`.
 
 A step stands for the time from the end of the step before it to the end of its own last frame, where a frame ends when
 the next source frame replaces it. So gaze recorded while a frame is on display belongs to that frame's step, a step is
@@ -48,22 +48,23 @@ class CausalIVT:
     """Our I-VT detector fed with the samples up to stop_s: the same fixations as on a live stream.
 
     Args:
-        samples: the whole recording; only those at or before `stop_s` are looked at.
+        samples: the whole recording; only those at or before `stop_s` are looked at. A live stream replaces them
+            (`samples`) by what has come in; those before the last `stop_s` have been used up and may be left out.
         parameters: of `IVT`, frame_aspect among them.
     """
 
     def __init__(self, samples: GazeSamples, parameters: Mapping[str, Any]) -> None:
-        self._samples = samples
+        self.samples = samples
         self._detector = IVT(**parameters)
         self._closed: list[Fixation] = []
-        self._next = 0
+        self._fed_s = -np.inf
 
     def during(self, start_s: float, stop_s: float) -> Fixations:
-        samples = self._samples
-        stop = int(np.searchsorted(samples.t_s, stop_s, side="right"))
-        for row in range(self._next, stop):
+        samples = self.samples
+        first, stop = (int(np.searchsorted(samples.t_s, edge, side="right")) for edge in (self._fed_s, stop_s))
+        for row in range(first, stop):
             self._closed += self._detector.push(float(samples.t_s[row]), samples.xy_norm[row], bool(samples.valid[row]))
-        self._next = max(self._next, stop)
+        self._fed_s = max(self._fed_s, stop_s)
         self._closed = [fixation for fixation in self._closed if fixation.stop_s > start_s]
         current = self._detector.open_fixation(stop_s)
         if current is not None and current.stop_s <= start_s:
@@ -137,6 +138,17 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Break:
+    """A place in a stream of steps where the source's clock jumped: the video goes on in a segment of its own.
+
+    Attributes:
+        t_s: the last moment before it.
+    """
+
+    t_s: float
+
+
+@dataclass(frozen=True)
 class FrameSelection:
     """Which frames of a video Qwen and V-JEPA get: those nearest to k / fps.
 
@@ -183,7 +195,7 @@ class FrameSelection:
 
 
 @dataclass
-class _Draft:
+class Draft:
     """The frames of a step whose gaze has not been looked at yet."""
 
     chosen: Sequence[Frame]
@@ -224,14 +236,14 @@ def _is_blank(frame: Frame) -> bool:
 
 
 @dataclass
-class _Assembler:
+class Assembler:
     """Frames in order to drafts of steps. `start_s`: the end of the step before the first one, None at the start."""
 
     start_s: float | None = None
     pending: list[Frame] = field(default_factory=list)
     chosen: list[Frame] = field(default_factory=list)
 
-    def push(self, frame: Frame, for_qwen: bool) -> _Draft | None:
+    def push(self, frame: Frame, for_qwen: bool) -> Draft | None:
         """The draft that this frame completes."""
         if self.start_s is None:
             self.start_s = frame.time_s - TIME_TOLERANCE_S  # gaze at the first frame's own time belongs to it
@@ -240,15 +252,15 @@ class _Assembler:
             self.chosen.append(frame)
         if len(self.chosen) < FRAMES_PER_STEP:
             return None
-        draft = _Draft(self.chosen, self.pending, self.start_s, frame.time_s + frame.duration_s - SPAN_MARGIN_S)
+        draft = Draft(self.chosen, self.pending, self.start_s, frame.time_s + frame.duration_s - SPAN_MARGIN_S)
         self.pending, self.chosen, self.start_s = [], [], draft.stop_s
         return draft
 
-    def rest(self, until_s: float) -> _Draft | None:
+    def rest(self, until_s: float) -> Draft | None:
         """What is left for a question at this time: Qwen's remaining frame, or where there is none the newest one."""
         if not self.pending or self.start_s is None or until_s <= self.start_s + 2 * SPAN_MARGIN_S:
             return None
-        return _Draft(self.chosen or self.pending[-1:], self.pending, self.start_s, until_s)
+        return Draft(self.chosen or self.pending[-1:], self.pending, self.start_s, until_s)
 
 
 def build_steps(
@@ -269,7 +281,7 @@ def build_steps(
         until_s: the time of the question, or the end of the video.
         start_s: the end of the step before these frames; None at the start of the video.
     """
-    assembler = _Assembler(start_s)
+    assembler = Assembler(start_s)
     for frame, for_qwen in frames:
         if frame.time_s > until_s + TIME_TOLERANCE_S:
             raise InputError(
@@ -346,12 +358,12 @@ class _Line:
 
     def __init__(self, samples: GazeSamples, fixations: FixationSource) -> None:
         self._samples, self._fixations = samples, fixations
-        self._assembler = _Assembler()
+        self._assembler = Assembler()
         self._seen: dict[float, Frame] = {}  # by the time they were asked for
         self._held: tuple[Frame, bool] | None = None  # the newest frame, which a later row may make one of Qwen's
         self._pushed_s = self.newest_frame_s = -np.inf  # newest frame of the assembler; last frame of the newest step
         self._start_s: float | None = None
-        self._ready: deque[_Draft] = deque()
+        self._ready: deque[Draft] = deque()
         self._last: Cut | None = None
 
     def see(self, asked_s: float, frame: Frame, *, in_stream: bool, for_qwen: bool) -> None:

@@ -515,8 +515,8 @@ def test_refilling_keeps_what_its_window_needs(model: GazeQwen) -> None:
     with pytest.raises(ConfigError, match="'evict' or 'refill'"):
         StreamSession(model, window="fresh")  # type: ignore[arg-type]
     session = session_of(model, made_steps(8), window_s=3.0, window="refill")
-    assert [step.span_s[1] for step, _ in session._kept] == [6.0, 7.0, 8.0]
-    assert all(step.placeholder for step, _ in session._kept)
+    assert [step.span_s[1] for step, _ in session._memory.kept] == [6.0, 7.0, 8.0]
+    assert all(step.placeholder for step, _ in session._memory.kept)
     with pytest.raises(ConfigError, match="at most 3 s"):
         session.choose(QUESTION, OPTIONS, window_s=4.0)
     assert session.choose(QUESTION, OPTIONS, window_s=None).steps == 8
@@ -540,8 +540,8 @@ def test_a_budget_bounds_what_the_stream_holds(model: GazeQwen) -> None:
     assert windowed.steps == 2 and windowed.evicted_steps == 6
     by_hand = model.start()
     for k, step in enumerate(steps[:8]):
+        by_hand.evict([k - 4] if k >= 4 else [])  # before the step that needs the room comes in
         model.append(by_hand, [step])
-        by_hand.evict([k - 4] if k >= 4 else [])
     torch.testing.assert_close(scores(answer), model.score(by_hand, QUESTION, OPTIONS), atol=1e-5, rtol=0.0)
     extended = session_of(model, steps, budget_steps=4)
     assert len(extended.state.steps) == 4 and extended.state.tokens == tokens[3]

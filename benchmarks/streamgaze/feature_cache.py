@@ -16,7 +16,7 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks.streamgaze.feature_files import FOLDER, FeatureFiles, forget, user_cache_folder
 from gazeqwen.arms import Arm, get_arm
+from gazeqwen.digest import add_tensors
 from gazeqwen.errors import ConfigError, InputError
 from gazeqwen.types import Step, plain_json
 from stream.recording import Recording
@@ -40,6 +41,7 @@ if TYPE_CHECKING:  # `gazeqwen forget` and a run that has nothing left to do imp
 __all__ = [
     "CachedFeatures",
     "FeatureCache",
+    "add_tensors",
     "command",
     "forget",
     "model_fingerprint",
@@ -313,19 +315,6 @@ def frozen_key(model: GazeQwen) -> dict[str, Any]:
         "device": backbone.device.type,
         "versions": [torch.__version__, transformers.__version__],
     }
-
-
-def add_tensors(digest: Any, tensors: Mapping[str, Any]) -> None:
-    """Feeds a hash with tensors in the order of their names: name, type, shape and content. What is no tensor is passed
-    over."""
-    import torch
-
-    for name, tensor in sorted(tensors.items()):
-        if isinstance(tensor, torch.Tensor):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            # A tensor of one number may have a stride of 0 and be contiguous; a clone has one of 1.
-            flat = tensor.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().data)
 
 
 def weights_digest(module: nn.Module | Any | None) -> str:

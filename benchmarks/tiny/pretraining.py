@@ -31,12 +31,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.streamgaze.feature_cache import add_tensors
 from benchmarks.tiny.files import append_line, load_state, save_state
 from benchmarks.tiny.lessons import PROACTIVE, Lessons
 from benchmarks.tiny.symbol_rows import Placed, SymbolRow, symbol_row
 from benchmarks.tiny.symbol_worlds import SymbolQuestion, SymbolWorld
 from gazeqwen.backbone import Backbone
+from gazeqwen.digest import add_tensors
 from gazeqwen.errors import ConfigError, InputError
 from gazeqwen.packed import use_packed_attention
 from gazeqwen.tiny.symbols import ROWS, SymbolTable, symbol_table

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from benchmarks.streamgaze.feature_cache import add_tensors, frozen_key
+from benchmarks.streamgaze.feature_cache import frozen_key
 from benchmarks.streamgaze.mini import WINDOWS_S
 from benchmarks.streamgaze.shuffle import gaze_donors
 from benchmarks.streamgaze.tasks import TASKS, format_time, parse_time_s
@@ -34,6 +34,7 @@ from benchmarks.tiny.other_tracker import OtherTracker
 from benchmarks.tiny.step_arrays import arrays_of, steps_of
 from gazeqwen import prompts
 from gazeqwen.arms import ARMS, Arm
+from gazeqwen.digest import add_tensors
 from gazeqwen.errors import ConfigError
 from gazeqwen.frozen import Frozen
 from gazeqwen.model import GazeQwen
