@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmarks.streamgaze.shuffle import BorrowedGaze
 from gazeqwen.errors import ConfigError
 from gazeqwen.tiny.world import World
+from stream.borrowed_gaze import BorrowedGaze
 from stream.recording import Recording
 from stream.world_recording import WorldRecording
 
