@@ -66,6 +66,27 @@ def test_the_full_plan_has_every_arm_of_the_registry() -> None:
     assert min(b - a for a, b in pairwise(first)) >= FULL.test_worlds  # no world is in two
 
 
+def test_the_registration_names_the_plans_numbers() -> None:
+    """docs/evidence/preregistration.md is what was promised: code that says otherwise would be another experiment."""
+    text = (Path(__file__).parents[1] / "docs" / "evidence" / "preregistration.md").read_text(encoding="utf-8")
+    text = " ".join(text.split())
+    rates = [", ".join(f"{rate:.0e}".replace("e-0", "e-") for rate in TRAININGS[name].rates) for name in ("inject", "blind")]
+    for wanted in (
+        f"{FULL.training_worlds}, seeds from {FULL.training_seeds[0]:,}",
+        f"{FULL.validation_worlds}, seeds from {FULL.validation_seeds[0]:,}",
+        f"{FULL.test_worlds}, seeds from {SETTINGS[PRIMARY].first_seed:,}",
+        f"{FULL.asked_per_task} questions a task and world",
+        f"{FULL.steps} steps of {FULL.batch_videos} worlds with {FULL.questions_per_video} questions each",
+        f"seeds {', '.join(map(str, FULL.seeds))}",
+        *rates,
+        *(f"`{name}`" for name in ARMS),
+        f"{', '.join(map(str, FULL.lengths[:-1]))} and {FULL.lengths[-1]} steps",
+        "16.1 points",
+    ):
+        assert wanted in text, wanted
+    assert len(FULL.settings) == 6 and len(FULL.comparisons) == 7
+
+
 def test_it_tells_of_every_arm_and_setting(ran: tuple[Path, dict[str, Any]]) -> None:
     out, found = ran
     assert json.loads((out / EVIDENCE).read_text()) == found

@@ -266,8 +266,9 @@ def test_without_error_gaze_is_nearer_to_the_truth_and_with_a_delay_later() -> N
     off, off_twice = ((samples.xy_norm - exact.samples.xy_norm)[known] for samples in (own, twice.samples))
     np.testing.assert_allclose(off_twice, 2 * off, atol=3e-6)  # six decimals of a file
     assert 0.02 < np.abs(off).mean() < 0.2
-    np.testing.assert_allclose(late.samples.t_s, own.t_s + 0.3)
-    np.testing.assert_array_equal(late.samples.xy_norm, own.xy_norm)
+    within = own.t_s + 0.3 < recording.end_s  # what comes after the last frame is never asked for
+    np.testing.assert_allclose(late.samples.t_s, own.t_s[within] + 0.3)
+    np.testing.assert_array_equal(late.samples.xy_norm, own.xy_norm[within])
     assert late.end_s == recording.end_s and late.fixations.start_s[0] >= recording.fixations.start_s[0] + 0.3 - 1e-9
 
 

@@ -101,7 +101,7 @@ def packed_rows(model: GazeQwen, source: WorldSource, arm: str) -> Iterator[list
         video = source.load(index, model, arm)
         forms: list[tuple[int, Form]] = []
         for row, ask in enumerate(video.asks):
-            forms += [(row, form) for form in ("letters", "likelihood", "yes_no") if form in ask.forms()]
+            forms += [(row, form) for form in ask.forms() if form != "text"]
         rows: list[Row] = [{} for _ in video.asks]
         if forms:
             both = replace(video, asks=[video.asks[row] for row, _ in forms])

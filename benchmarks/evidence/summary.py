@@ -79,7 +79,7 @@ class Answers:
         """Of each seed."""
         return sorted((self.out / "answers" / name).glob(f"seed-*/{setting}.jsonl.gz"))
 
-    def rows(self, path: Path, setting: str) -> list[Mapping[str, Any]]:
+    def rows(self, path: Path, setting: str) -> Sequence[Mapping[str, Any]]:
         rows = read_lines(path)[1:]
         if len(rows) != len(self.questions(setting).rows):
             raise InputError(
