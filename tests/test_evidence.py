@@ -19,6 +19,7 @@ from benchmarks.evidence.plan import FULL, PRIMARY, QUICK, SETTINGS, TRAININGS, 
 from benchmarks.evidence.run import CHOICES, EVIDENCE, Evidence
 from benchmarks.evidence.summary import Answers, claims
 from benchmarks.streamgaze.tasks import TASKS
+from gazeqwen import GazeQwen
 from gazeqwen.arms import ARMS
 from gazeqwen.errors import InputError
 
@@ -101,6 +102,8 @@ def test_it_tells_of_every_arm_and_setting(ran: tuple[Path, dict[str, Any]]) -> 
     for arm in found["arms"].values():
         assert sum(row["n"] for row in arm["tasks"].values()) == arm["macro"]["n"] > 0
     document = (out / "evidence.md").read_text()
+    assert found["model"] == {"name": "tiny", "trained": GazeQwen.from_pretrained("tiny").config.trained}
+    assert f"Model: tiny ({found['model']['trained']})." in document
     assert document == markdown(found) and found["mix"]["selection"] in document
     assert all(f"`{name}`" in document for name in found["arms"])
     assert (out / "evidence.svg").read_text().startswith("<?xml")

@@ -114,8 +114,12 @@ def test_what_ships_is_small_and_answers_as_it_is_stored(model: Path, tmp_path: 
     key = "to_hidden.weight"
     expected = weights[f"resampler.{key}"].half().float()
     assert torch.equal(other.resampler.state_dict()[key], expected)
+    assert ship.main(words) == 0  # again, over what it wrote
+    (out / "notes.txt").write_text("mine")
+    assert ship.main(words) == 2 and (out / "notes.txt").read_text() == "mine"
+    (out / "notes.txt").unlink()
     (null / "model.safetensors").write_bytes(b"no weights")
-    assert ship.main(words) == 2
+    assert ship.main(words) == 2 and GazeQwen.from_pretrained(out).config.name == "tiny"
 
 
 def test_stage_one_without_a_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,6 +41,8 @@ def markdown(told: Mapping[str, Any]) -> str:
     lines = [
         "# Evidence on the small synthetic world",
         "",
+        f"Model: {told['model']['name']} ({told['model']['trained']}).",
+        "",
         f"`gazeqwen evidence`, seeds {', '.join(map(str, told['seeds']))}; options read by {told['scoring']}. Percent "
         "right, mean over the tasks, with a 95 % interval over worlds. It says nothing about real video or a 7B model.",
         "",

@@ -199,8 +199,8 @@ class Evidence:
 
     def tell(self) -> dict[str, Any]:
         """Writes evidence.json, evidence.md and evidence.svg from the files of answers, and returns the first."""
-        scoring = GazeQwen.from_pretrained(self.model).config.scoring
-        answers, cells = Answers(self.out, scoring=scoring), self.cells()
+        config = GazeQwen.from_pretrained(self.model).config
+        answers, cells = Answers(self.out, scoring=config.scoring), self.cells()
         names = list(dict.fromkeys(cell.name for cell in cells))
         settings = list(dict.fromkeys(cell.setting.name for cell in cells))
         by_name = {name: [s for s in settings if answers.files(name, s)] for name in names}
@@ -215,7 +215,8 @@ class Evidence:
             "claims": [claim.to_dict() for claim in claims(answers, names, settings, self.plan.lengths)],
             "trainings": self._trainings(),
             "seeds": list(self.plan.seeds),
-            "scoring": scoring,
+            "model": {"name": config.name, "trained": config.trained},
+            "scoring": config.scoring,
             "mix": pretraining_mix(),
             "plan": asdict(self.plan),
         }

@@ -1,7 +1,7 @@
 """Makes the embedded model from nothing: `make tiny`, or `python -m benchmarks.tiny --work runs/tiny`.
 
     vision ──────────────┐
-    reading ─────────────┼► tuning ─► assemble ─► inject ─► null
+    reading ─────────────┼► tuning ─► assemble ─► inject ─► null ─► ship
     (vision ►) vjepa ────┘
 
 Each is a command of its own that goes on where it was stopped, so this one does, too. Two run side by side, with one
@@ -57,6 +57,15 @@ def stages(work: Path, *, seed: int) -> tuple[Stage, ...]:
         ),
         Stage("inject", "stage_one", trained, after=("assemble",)),
         Stage("null", "stage_one", (*trained, "--arm", "null"), after=("inject",)),
+        Stage(
+            "ship",
+            "ship",
+            (
+                *("--inject", str(runs / "inject" / "model"), "--null", str(runs / "null" / "model" / "arms" / "null")),
+                *("--out", str(work / "tiny")),
+            ),
+            after=("null",),
+        ),
     )
 
 
@@ -117,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
     except GazeQwenError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    _say(f"the model with its stage one: {options.work / 'stage_one' / 'inject' / 'model'}")
+    _say(f"the model as it ships: {options.work / 'tiny'}")
     return 0
 
 

@@ -6,7 +6,6 @@ Everything is rounded to float16 and stored so: what is evaluated is what is sto
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -29,15 +28,14 @@ def ship(inject: Path, null: Path, out: Path) -> Path:
         inject: a model's folder, of stage one. null: the adapter's folder of the arm `null` on the same backbone.
 
     Raises:
-        InputError: a part is absent or damaged; the whole is larger than 15 MB.
+        InputError: a part is absent or damaged; `out` holds something else than a saved model; more than 15 MB.
     """
     model, own = GazeQwen.from_pretrained(inject), read_weights(null / WEIGHTS)
     model.config = replace(model.config, name="tiny", trained=TRAINED)
     model.arms_folder = None
     vlm: Any = model.vlm
     vlm.half()
-    shutil.rmtree(out, ignore_errors=True)
-    model.save_pretrained(out)
+    model.save_pretrained(out)  # refuses a folder that holds anything else
     kept = out / ARMS / "null"
     kept.mkdir(parents=True)
     for path, weights in ((out / WEIGHTS, read_weights(out / WEIGHTS)), (kept / WEIGHTS, own)):
