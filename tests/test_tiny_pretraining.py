@@ -181,6 +181,13 @@ def test_probes_tell_the_truth(lessons: Lessons, worlds: list[SymbolWorld]) -> N
                 if kind == "never":
                     thing = nouns.index(said)
                     assert thing not in gazed and world.symbols.visible[:stop, thing].any()
+                if kind == "absent":
+                    looked = named_in(lesson, nouns, 0)
+                    step = max(step for step in range(stop) if world.symbols.dwell_s[step, looked])
+                    there = [world.symbols.visible[step, nouns.index(noun)] for noun in lesson.choices]
+                    assert [noun for noun, seen_then in zip(lesson.choices, there, strict=True) if not seen_then] == [
+                        said
+                    ]
     assert seen == set(PROBES) == {*PROBE_SHARES, *CHOSEN_SHARES}
 
 
@@ -241,7 +248,7 @@ def test_naming_asks_for_the_letter_of_an_option(lessons: Lessons) -> None:
 def test_choosing_puts_a_probes_answer_among_options(lessons: Lessons, worlds: list[SymbolWorld]) -> None:
     rng, kinds = np.random.default_rng(4), set()
     for world in worlds:
-        for kind in ("now", "colour-of", "next", "order", "never", "ever"):
+        for kind in ("now", "colour-of", "next", "order", "never", "absent", "ever"):
             for _ in range(6):
                 probe = lessons.probe(world, world.whole, kind, rng)
                 lesson = None if probe is None else lessons.choose(probe, rng)
@@ -262,7 +269,7 @@ def test_choosing_puts_a_probes_answer_among_options(lessons: Lessons, worlds: l
                 if kind == "never":
                     gazed = {NOUNS[world.symbols.noun[thing]] for _, thing in world.looks}
                     assert options[lesson.right] not in gazed and set(options) - {options[lesson.right]} <= gazed
-    assert kinds == {"now", "colour-of", "next", "order", "never"}
+    assert kinds == {"now", "colour-of", "next", "order", "never", "absent"}
 
 
 def test_early_targets_are_learned_after_the_share_that_says_so(

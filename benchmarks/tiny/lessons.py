@@ -37,6 +37,7 @@ PROBES = (
     "behind",
     "first",
     "never",
+    "absent",
 )
 PROACTIVE = ("GTA", "OAA")
 AUXILIARY = 0.5  # weight of targets that are not the answer itself
@@ -190,6 +191,16 @@ class Lessons:
             step = int(np.flatnonzero(symbols.dwell_s[:stop, thing] > 0)[-1])  # the last one with gaze on it
             words = (" last gazing at", " {", all_nouns[thing], "}", " visible", " {", all_nouns[other], "}?")
             return self._yes_no(kind, words, bool(visible[step, other]))
+        if kind == "absent":
+            thing = gazed[int(rng.integers(max(0, len(gazed) - RECENT_LOOKS), len(gazed)))]
+            step = int(np.flatnonzero(symbols.dwell_s[:stop, thing] > 0)[-1])
+            there = [other for other in range(things) if other != thing and visible[step, other]]
+            away = [other for other in range(things) if other != thing and not visible[step, other]]
+            if not there or not away:
+                return None
+            noun = all_nouns[away[int(rng.integers(len(away)))]]
+            words = (" last gazing at", " {", all_nouns[thing], "}", " NOT visible?")
+            return self._ask(kind, words, noun, [noun, *(all_nouns[other] for other in there)])
         raise ConfigError(f"lessons: expected a probe of {PROBES}, found {kind!r}")
 
     def _noun(self, world: SymbolWorld, thing: int) -> int:

@@ -54,6 +54,7 @@ PROBE_SHARES = {
 RECALL = ("colour-of", "state-of", "now", "colour", "state", "appears")
 CHOSEN_SHARES = {
     "colour-of": 1.0, "state-of": 0.7, "now": 0.7, "colour": 0.7, "state": 0.5, "next": 2.0, "order": 1.5, "never": 1.5,
+    "absent": 1.5,
 }  # fmt: skip
 
 WORLDS_TRIED, TRIES = 100, 50
