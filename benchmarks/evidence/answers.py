@@ -99,9 +99,9 @@ def packed_rows(model: GazeQwen, source: WorldSource, arm: str) -> Iterator[list
     packed = PackedForward(model, arm)
     for index in range(len(source.seeds)):
         video = source.load(index, model, arm)
-        forms: list[tuple[int, Form]] = []
-        for row, ask in enumerate(video.asks):
-            forms += [(row, form) for form in ask.forms() if form != "text"]
+        forms: list[tuple[int, Form]] = [
+            (row, form) for row, ask in enumerate(video.asks) for form in ask.forms() if form != "text"
+        ]
         rows: list[Row] = [{} for _ in video.asks]
         if forms:
             both = replace(video, asks=[video.asks[row] for row, _ in forms])
