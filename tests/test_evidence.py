@@ -99,6 +99,9 @@ def test_it_tells_of_every_arm_and_setting(ran: tuple[Path, dict[str, Any]]) -> 
     assert found["arms"]["inject"]["seeds"].keys() == {"0", "1"}
     assert found["arms"]["no-skip"]["seeds"].keys() == {"0"}
     assert found["seeds"] == [0, 1] and "selection" in found["mix"]
+    for stage in ("reading", "tuning"):
+        for mix in found["mix"][stage]["mixes"]:
+            assert sum(share for kind, share in mix.items() if kind != "until") == pytest.approx(1)
     for arm in found["arms"].values():
         assert sum(row["n"] for row in arm["tasks"].values()) == arm["macro"]["n"] > 0
     document = (out / "evidence.md").read_text()

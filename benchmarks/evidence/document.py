@@ -17,7 +17,7 @@ from gazeqwen.arms import ARMS
 EXTRA_TITLES = {
     "inject-words": "inject, and its answers in words",
     "inject-gaze-off": "inject's weights, gaze switched off",
-    "broadcast-encoding": "inject with the published encoding (one vector a frame)",
+    "broadcast-encoding": "inject with one cosine vector a step for all tokens (not the published module)",
     "no-skip": "inject without the skip path",
     "last-layer": "inject into the last layer",
     "first-layer": "inject into the first layer only",

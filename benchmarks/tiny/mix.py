@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.tiny.language import TUNING
-from benchmarks.tiny.pretraining import PROBE_SHARES, TASK_SHARES, Mix, PretrainingSettings
+from benchmarks.tiny.pretraining import CHOSEN_SHARES, PROBE_SHARES, TASK_SHARES, Mix, PretrainingSettings
 
 SELECTION = (
     "One concept stands for gaze: selection, two symbols (how long and how recently a look of the world's log rested "
@@ -24,7 +24,7 @@ def pretraining_mix() -> dict[str, Any]:
     reading = PretrainingSettings()
 
     def shares(mix: Mix) -> dict[str, float]:
-        kinds = ("name", "recall", "probe", "brief", "question")
+        kinds = ("name", "recall", "probe", "choose", "brief", "question")
         return {"until": mix.until} | {kind: getattr(mix, kind) for kind in kinds if getattr(mix, kind)}
 
     return {
@@ -34,4 +34,6 @@ def pretraining_mix() -> dict[str, Any]:
         "tuning": {"steps": TUNING.steps, "mixes": [shares(mix) for mix in TUNING.mixes]},
         "tasks": TASK_SHARES,
         "probes": PROBE_SHARES,
+        "probes_with_options": CHOSEN_SHARES,
+        "early": {"weight": reading.early, "from": reading.letters_from},
     }
