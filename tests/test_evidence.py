@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.evidence.answers import read_lines
 from benchmarks.evidence.document import markdown
@@ -186,6 +187,23 @@ def test_a_damaged_file_of_answers_is_named(ran: tuple[Path, dict[str, Any]]) ->
             evidence(out).tell()
     finally:
         path.write_bytes(was)
+
+
+def _touch(path: Path, *, fail: bool) -> None:
+    if fail:
+        raise InputError(path, expected="room", found="none")
+    path.write_text(str(torch.get_num_threads()))
+
+
+def test_cells_run_in_processes_of_one_thread_and_the_first_error_is_heard(tmp_path: Path) -> None:
+    said: list[str] = []
+    pair = Evidence(TOY, tmp_path, processes=2, say=said.append)
+    names = ["a", "b", "c"]
+    pair._pool(_touch, [(tmp_path / name, {"fail": False}) for name in names], names)
+    assert [(tmp_path / name).read_text() for name in names] == ["1"] * 3
+    assert sorted(line.split()[-1] for line in said) == names and said[-1].startswith("  3 of 3")
+    with pytest.raises(InputError, match="bad: expected room, found none"):
+        pair._pool(_touch, [(tmp_path / "bad", {"fail": True})], ["bad"])
 
 
 # -- figures -----------------------------------------------------------------------------------------------------------

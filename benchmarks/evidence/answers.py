@@ -3,7 +3,7 @@
 A file of a cell is JSON lines, gzip-compressed: what it is, then for each question, in the order of the setting's own
 file of questions, what each form gave. All arms of a setting have the same questions, so they are compared in pairs.
 
-    OUT/questions/SETTING.jsonl.gz               {"id", "video", "task", "options", "answer", "steps"}
+    OUT/questions/SETTING.jsonl.gz               {"id", "video", "task", "t_s", "options", "answer"}
     OUT/answers/NAME/seed-K/SETTING.jsonl.gz     {"letters": [...], "likelihood": [...]} or {"yes_no": [...]}
 """
 
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.evidence.plan import Setting
+from benchmarks.streamgaze.tasks import TASKS
 from benchmarks.tiny.files import write_bytes
 from benchmarks.tiny.world_source import WorldSource
 from gazeqwen.arms import get_arm
@@ -118,10 +119,9 @@ def streamed_rows(
 ) -> Iterator[list[Row]]:
     """The same by `StreamSession`, step after step, as a user's stream is asked."""
     chosen = get_arm(arm)
-    donors = chosen.gaze_from_other
     for index in indices:
         seed = source.seeds[index]
-        recording = source.borrowed(index) if donors else source.watched(seed)
+        recording = source.borrowed(index) if chosen.gaze_from_other else source.watched(seed)
         asked = source.asked(seed)
         session = StreamSession(model, arm=chosen, gaze_lag_s=chosen.gaze_lag_s)
         times_s = sorted({item.question.t_s for item in asked})
@@ -135,7 +135,7 @@ def streamed_rows(
                     continue
                 question, options = item.question, item.question.options
                 seen: dict[str, Any] = {"at_s": cut.t_s, "window_s": item.window_s}
-                if item.task in ("GTA", "OAA"):
+                if TASKS[item.task].proactive:
                     found = session.yes_no(question.text, **seen).option_logprobs
                     rows[row]["yes_no"] = _rounded(list(found.values()))
                     continue
@@ -158,10 +158,10 @@ def solved_rows(source: WorldSource, *, with_gaze: bool) -> Iterator[list[Row]]:
             _, number, _ = item.question.id.split(":")
             log = world.estimate(gaze, until_s=item.question.t_s)
             scores = np.array(solve(log, made[int(number)], t_s=item.question.t_s), dtype=np.float64)
-            if item.task in ("GTA", "OAA"):
-                scores = scores[::-1]  # a solver's points are (No, Yes); the model is asked (Yes, No)
-            form = "yes_no" if item.task in ("GTA", "OAA") else "letters"
-            rows.append({form: _rounded((scores - np.logaddexp.reduce(scores)).tolist())})
+            form = "letters"
+            if TASKS[item.task].proactive:  # a solver's points are (No, Yes); the model is asked (Yes, No)
+                form, scores = "yes_no", scores[::-1]
+            rows.append({form: _rounded(scores - np.logaddexp.reduce(scores))})
         yield rows
 
 
@@ -249,6 +249,6 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_bytes(path, packed.getvalue())
 
 
-def chosen_option(row: Row, form: str) -> int:
+def chosen_option(row: Mapping[str, Any], form: str) -> int:
     """The likeliest option; the first one of several as likely."""
     return int(np.argmax(row[form]))

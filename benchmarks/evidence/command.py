@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 
+from benchmarks.evidence.document import by_macro
 from benchmarks.evidence.plan import FULL, QUICK
 from benchmarks.evidence.run import CHOICES, EVIDENCE, Evidence, stderr_line
 
@@ -23,7 +24,7 @@ def command(arguments: argparse.Namespace) -> int:
         path = arguments.out / CHOICES
         return _print(arguments, {"choices": str(path)}, f"chosen on validation worlds: {path}")
     lines = [f"{'arm':<22}{'macro':>7}  {'95 % interval':<16}past"]
-    for name, arm in sorted(told["arms"].items(), key=lambda item: -(item[1]["macro"]["value"] or 0)):
+    for name, arm in by_macro(told["arms"]):
         macro, past = arm["macro"], arm["past"]["value"]
         ends = macro["ci"] or (float("nan"), float("nan"))
         lines.append(f"{name:<22}{macro['value']:7.1f}  {f'{ends[0]:.1f} to {ends[1]:.1f}':<16}{past or 0:.1f}")

@@ -34,6 +34,11 @@ def write_documents(out: Path, told: Mapping[str, Any]) -> None:
     write_bytes(out / "evidence.svg", _svg(told))
 
 
+def by_macro(arms: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """(name, figures) of arms, the best first."""
+    return sorted(arms.items(), key=lambda item: -(item[1]["macro"]["value"] or 0))
+
+
 def markdown(told: Mapping[str, Any]) -> str:
     """The whole document."""
     primary = told["arms"]
@@ -64,7 +69,7 @@ def markdown(told: Mapping[str, Any]) -> str:
         "| arm | macro | interval | past | " + " | ".join(tasks) + " |",
     ]
     lines.append("|" + "---|" * (4 + len(tasks)))
-    for name, arm in sorted(primary.items(), key=lambda item: -(item[1]["macro"]["value"] or 0)):
+    for name, arm in by_macro(primary):
         row = [_number(arm["tasks"].get(task, {}).get("value")) for task in tasks]
         macro = arm["macro"]
         lines.append(
@@ -119,7 +124,7 @@ def _interval(ci: Any) -> str:
 
 
 def _svg(told: Mapping[str, Any]) -> bytes:
-    arms = sorted(told["arms"].items(), key=lambda item: item[1]["macro"]["value"] or 0)
+    arms = by_macro(told["arms"])[::-1]
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "gazeqwen", "font.size": 9}):
         figure = Figure(figsize=(6.4, 0.26 * len(arms) + 1.0), layout="constrained")
         axes = figure.add_subplot()

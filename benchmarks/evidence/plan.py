@@ -25,14 +25,12 @@ class Setting:
     """Worlds and the tracker that watches them.
 
     Attributes:
-        title: for the tables.
         first_seed: of its worlds.
         duration_s: of every world; None draws 20 to 120 s.
         parameters: of the worlds, where they are not the usual ones.
     """
 
     name: str
-    title: str
     tracker: OtherTracker = field(default_factory=OtherTracker)
     first_seed: int = TEST_SEEDS
     duration_s: float | None = None
@@ -43,15 +41,14 @@ PRIMARY = "primary"
 SETTINGS: dict[str, Setting] = {
     setting.name: setting
     for setting in (
-        Setting(PRIMARY, "the world's own tracker"),
-        Setting("clean", "no drift, no constant error", OtherTracker(error=0.0)),
-        Setting("half-error", "half of the drift and constant error", OtherTracker(error=0.5)),
-        Setting("double-error", "twice the drift and constant error", OtherTracker(error=2.0)),
-        Setting("delayed", "gaze 0.3 s late", OtherTracker(delay_s=0.3)),
-        Setting("sparse", "only fixations of looks of 2 s and more", OtherTracker(looks_from_s=2.0)),
-        Setting(
+        Setting(PRIMARY),  # the world's own tracker
+        Setting("clean", OtherTracker(error=0.0)),
+        Setting("half-error", OtherTracker(error=0.5)),
+        Setting("double-error", OtherTracker(error=2.0)),
+        Setting("delayed", OtherTracker(delay_s=0.3)),
+        Setting("sparse", OtherTracker(looks_from_s=2.0)),
+        Setting(  # brief events lie between Qwen's frames only, and glances are twice as many
             "between",
-            "brief events between Qwen's frames only, and twice as many glances",
             first_seed=TEST_SEEDS + 100_000,
             parameters=WorldParameters(between_share=1.0, glance_share=0.4),
         ),
@@ -61,10 +58,9 @@ LENGTHS_S = (4, 15, 30, 60, 120)  # a step is a second
 
 
 def length_setting(seconds: int) -> Setting:
-    """Worlds of one length, asked when most of it has been seen. The world is 5 s at least."""
+    """Worlds of one length, 5 s at least, asked at all moments of it."""
     return Setting(
         f"{seconds}-steps",
-        f"{seconds} steps",
         first_seed=TEST_SEEDS + 200_000 + 1000 * seconds,
         duration_s=max(5.0, float(seconds) + 0.5),
     )
@@ -77,7 +73,6 @@ class Training:
     Attributes:
         arm: of `gazeqwen.arms`.
         rates: learning rates to choose from on validation worlds.
-        chosen: the one that was; None where all of a run's must be tried.
         overrides: of config.json.
         of: a comparison with this training, under its learning rate, and not an arm by itself; "" for arms.
     """

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.evidence.answers import Cell, answer_cell, model_of, read_lines, source_of, streamed_rows
 from benchmarks.evidence.document import write_documents
@@ -200,19 +200,17 @@ class Evidence:
     def tell(self) -> dict[str, Any]:
         """Writes evidence.json, evidence.md and evidence.svg from the files of answers, and returns the first."""
         config = GazeQwen.from_pretrained(self.model).config
-        answers, cells = Answers(self.out, scoring=config.scoring), self.cells()
-        names = list(dict.fromkeys(cell.name for cell in cells))
-        settings = list(dict.fromkeys(cell.setting.name for cell in cells))
-        by_name = {name: [s for s in settings if answers.files(name, s)] for name in names}
+        answers = Answers(self.out, scoring=config.scoring)
+        asked: dict[str, list[str]] = {}  # by setting: who answered it
+        for cell in self.cells():
+            if cell.name not in asked.setdefault(cell.setting.name, []):
+                asked[cell.setting.name].append(cell.name)
+        by_setting = {setting: {n: answers.told(n, setting) for n in names} for setting, names in asked.items()}
         told: dict[str, Any] = {
             "gazeqwen": __version__,
-            "arms": {name: answers.told(name, PRIMARY) for name in names if PRIMARY in by_name[name]},
-            "settings": {
-                setting: {name: answers.told(name, setting) for name in names if setting in by_name[name]}
-                for setting in settings
-                if setting != PRIMARY
-            },
-            "claims": [claim.to_dict() for claim in claims(answers, names, settings, self.plan.lengths)],
+            "arms": by_setting.pop(PRIMARY),
+            "settings": by_setting,
+            "claims": [claim.to_dict() for claim in claims(answers, asked[PRIMARY], list(asked), self.plan.lengths)],
             "trainings": self._trainings(),
             "seeds": list(self.plan.seeds),
             "model": {"name": config.name, "trained": config.trained},
@@ -288,29 +286,14 @@ class Evidence:
                 self._told(number, len(jobs), began, name)
             return
         context = multiprocessing.get_context("spawn")
-        was = os.environ.get("OMP_NUM_THREADS")
-        os.environ["OMP_NUM_THREADS"] = "1"
-        try:
-            with ProcessPoolExecutor(self.processes, mp_context=context) as pool:
-                futures = {pool.submit(work, *job[:-1], **job[-1]): name for job, name in zip(jobs, names, strict=True)}
-                self._await(pool, futures, began)
-        finally:
-            if was is None:
-                del os.environ["OMP_NUM_THREADS"]
-            else:
-                os.environ["OMP_NUM_THREADS"] = was
-
-    def _await(self, pool: ProcessPoolExecutor, futures: Mapping[Future[Any], str], began: float) -> None:
-        waiting: set[Future[Any]] = set(futures)
-        while waiting:
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                try:
+        with ProcessPoolExecutor(self.processes, context, torch.set_num_threads, (1,)) as pool:
+            futures = {pool.submit(work, *job[:-1], **job[-1]): name for job, name in zip(jobs, names, strict=True)}
+            try:
+                for number, future in enumerate(as_completed(futures), start=1):
                     future.result()
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
-                self._told(len(futures) - len(waiting), len(futures), began, futures[future])
+                    self._told(number, len(jobs), began, futures[future])
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def _told(self, number: int, count: int, began: float, name: str) -> None:
         self.say(f"{number:3} of {count}  {(time.monotonic() - began) / 60:5.1f} min  {name}")

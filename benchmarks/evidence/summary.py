@@ -41,10 +41,6 @@ class Questions:
         return np.array([row["task"] for row in self.rows])
 
     @cached_property
-    def answer(self) -> np.ndarray:
-        return np.array([row["answer"] for row in self.rows])
-
-    @cached_property
     def world(self) -> np.ndarray:
         """(Q,) number of each question's world."""
         return np.unique([row["video"] for row in self.rows], return_inverse=True)[1]
@@ -68,7 +64,7 @@ class Answers:
     def __init__(self, out: Path, *, scoring: str) -> None:
         self.out, self.scoring = out, scoring
         self._questions: dict[str, Questions] = {}
-        self._right: dict[tuple[str, str, str], np.ndarray] = {}
+        self._right: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
 
     def questions(self, setting: str) -> Questions:
         if setting not in self._questions:
@@ -90,8 +86,11 @@ class Answers:
             )
         return rows
 
-    def right(self, name: str, setting: str, *, form: str = "") -> np.ndarray:
-        """(Q,) share of seeds that are right; NaN where a form was not asked.
+    def by_seed(self, name: str, setting: str, *, form: str = "") -> dict[str, np.ndarray]:
+        """By seed, (Q,) whether it is right; NaN where a form was not asked. Files are read once.
+
+        Args:
+            form: "" for how questions count.
 
         Raises:
             InputError: no such answers, or damaged ones.
@@ -106,29 +105,24 @@ class Answers:
                     found="none",
                     fix="run it to its end",
                 )
-            answer = self.questions(setting).answer
-            by_seed = []
-            for path in paths:
-                rows = self.rows(path, setting)
-                if form == "text":
-                    by_seed.append(self._said(rows, setting))
-                    continue
-                wanted = form or self.scoring
-                by_seed.append(
-                    [
-                        _is_right(row, wanted, int(right), strict=not form)
-                        for row, right in zip(rows, answer, strict=True)
-                    ]
-                )
-            self._right[key] = np.mean(np.array(by_seed, dtype=float), axis=0)
+            self._right[key] = {
+                path.parent.name.removeprefix("seed-"): self._judged(self.rows(path, setting), setting, form)
+                for path in paths
+            }
         return self._right[key]
 
-    def _said(self, rows: Sequence[Mapping[str, Any]], setting: str) -> list[float]:
+    def right(self, name: str, setting: str, *, form: str = "") -> np.ndarray:
+        """(Q,) share of seeds that are right. Args and raises as `by_seed`."""
+        return np.mean(list(self.by_seed(name, setting, form=form).values()), axis=0)
+
+    def _judged(self, rows: Sequence[Mapping[str, Any]], setting: str, form: str) -> np.ndarray:
         asked = self.questions(setting).rows
-        return [
-            float(row["text"].strip() == item["options"][item["answer"]]) if "text" in row else float("nan")
-            for row, item in zip(rows, asked, strict=True)
-        ]
+        if form == "text":
+            return np.array([_is_said(row, item) for row, item in zip(rows, asked, strict=True)])
+        wanted = form or self.scoring
+        return np.array(
+            [_is_right(row, wanted, item["answer"], strict=not form) for row, item in zip(rows, asked, strict=True)]
+        )
 
     # -- figures -------------------------------------------------------------------------------------------------------
 
@@ -163,33 +157,31 @@ class Answers:
     def told(self, name: str, setting: str) -> dict[str, Any]:
         """Everything of an arm under a setting."""
         tasks = self.questions(setting).tasks
-        paths = self.files(name, setting)
-        seeds = {}
-        for path in paths:
-            rows = self.rows(path, setting)
-            answer = self.questions(setting).answer
-            right = np.array(
-                [_is_right(row, self.scoring, int(a), strict=True) for row, a in zip(rows, answer, strict=True)]
-            )
-            seeds[path.parent.name.removeprefix("seed-")] = self.figure(right, setting, tasks)["value"]
         return {
             "macro": self.accuracy(name, setting, tasks),
             "past": self.accuracy(name, setting, PAST),
             "tasks": {task: self.accuracy(name, setting, [task]) for task in tasks},
-            "seeds": seeds,
+            "seeds": {
+                seed: self.figure(right, setting, tasks)["value"] for seed, right in self.by_seed(name, setting).items()
+            },
         }
+
+
+def _is_said(row: Mapping[str, Any], asked: Mapping[str, Any]) -> float:
+    """Whether the words are the answer's; NaN: none were asked for."""
+    return float(row["text"].strip() == asked["options"][asked["answer"]]) if "text" in row else float("nan")
 
 
 def _is_right(row: Mapping[str, Any], form: str, answer: int, *, strict: bool) -> float:
     """Whether the likeliest option is the answer; a point of an alert has its own form. NaN: not asked in this form."""
     if "yes_no" in row:
-        return float(chosen_option(dict(row), "yes_no") == answer) if strict else float("nan")
+        return float(chosen_option(row, "yes_no") == answer) if strict else float("nan")
     if form not in row:
         only = [name for name in ("letters", "likelihood") if name in row]
         if not strict or not only:
             return float("nan")
         form = only[0]  # a solver's scores have no form
-    return float(chosen_option(dict(row), form) == answer)
+    return float(chosen_option(row, form) == answer)
 
 
 # -- the claims --------------------------------------------------------------------------------------------------------
@@ -219,79 +211,73 @@ def claims(answers: Answers, names: Sequence[str], settings: Sequence[str], leng
     def has(*wanted: str) -> bool:
         return set(wanted) <= set(names)
 
-    def difference(
-        text: str, a: str, b: str, *, tasks: Sequence[str] = tuple(TASKS), least: float | None = None
-    ) -> None:
+    def claim(text: str, figure: Mapping[str, Any], holds: bool | None = None) -> None:
+        found.append(Claim(text, figure, holds))
+
+    def difference(text: str, a: str, b: str, *, tasks: Sequence[str] = tuple(TASKS), least: float) -> None:
         figure = answers.difference(a, b, at, tasks)
-        found.append(Claim(text, figure, None if least is None else figure["value"] >= least))
+        claim(text, figure, figure["value"] >= least)
 
     zero_shot = [name for name in ("text", "marker", "heatmap") if has(name)]
     if has("inject") and zero_shot:
         best = max(zero_shot, key=lambda name: answers.accuracy(name, at)["value"])
-        difference(f"inject minus the best zero-shot arm ({best}); a dial, no promise", "inject", best)
+        text = f"inject minus the best zero-shot arm ({best}); a dial, no promise"
+        claim(text, answers.difference("inject", best, at))
     if has("inject", "null"):
         difference("inject minus null, macro: 16.1 or more", "inject", "null", least=16.1)
         for task in NEED_GAZE:
             figure = answers.difference("inject", "null", at, [task])
-            above = figure["ci"] is not None and figure["ci"][0] > 0
-            found.append(Claim(f"inject minus null on {task}: lower bound above 0", figure, above))
+            claim(f"inject minus null on {task}: lower bound above 0", figure, _within(figure, above=0))
         difference("inject minus null, the four past tasks: 10 or more", "inject", "null", tasks=PAST, least=10.0)
     if has("inject", "null", "oracle"):
         low, high = (answers.accuracy(name, at)["value"] for name in ("null", "oracle"))
         share = 100 * (answers.accuracy("inject", at)["value"] - low) / (high - low) if high > low else float("nan")
-        found.append(
-            Claim("share of the gap from null to oracle that inject closes: 60 or more", _plain(share), share >= 60)
-        )
+        claim("share of the gap from null to oracle that inject closes: 60 or more", _plain(share), share >= 60)
     if has("shuffled", "null"):
         figure = answers.difference("shuffled", "null", at)
-        found.append(
-            Claim(
-                "shuffled minus null: upper bound 3 or less", figure, figure["ci"] is not None and figure["ci"][1] <= 3
-            )
-        )
+        claim("shuffled minus null: upper bound 3 or less", figure, _within(figure, most=3))
     if has("inject", "center"):
         difference("inject minus center: 10 or more", "inject", "center", least=10.0)
     if has("inject", "lagged"):
-        difference("inject minus lagged; no promise", "inject", "lagged")
+        claim("inject minus lagged; no promise", answers.difference("inject", "lagged", at))
     if has("inject", "marker-trained"):
-        difference("inject minus marker-trained, equal budget; no promise", "inject", "marker-trained")
+        text = "inject minus marker-trained, equal budget; no promise"
+        claim(text, answers.difference("inject", "marker-trained", at))
     if has("inject-gaze-off", "null"):
         figure = answers.difference("inject-gaze-off", "null", at)
-        found.append(Claim("inject's weights without gaze minus null: within 2", figure, abs(figure["value"]) <= 2))
+        claim("inject's weights without gaze minus null: within 2", figure, abs(figure["value"]) <= 2)
     for setting in (PRIMARY, "sparse", "between"):
         for other in ("no-features", "skip-only"):
             if has("inject", other) and setting in settings:
-                figure = answers.difference("inject", other, setting)
-                found.append(Claim(f"inject minus {other} under {setting}; no promise", figure, None))
+                text = f"inject minus {other} under {setting}; no promise"
+                claim(text, answers.difference("inject", other, setting))
     if has("blind"):
         questions = answers.questions(at)
         figure = answers.figure(answers.right("blind", at) - questions.chance, at, questions.tasks)
-        inside = figure["ci"] is not None and figure["ci"][0] >= -3 and figure["ci"][1] <= 3
-        found.append(Claim("trained blind minus chance: interval within 3 of 0", figure, inside))
+        claim("trained blind minus chance: interval within 3 of 0", figure, _within(figure, least=-3, most=3))
     if has("inject"):
-        right = {form: answers.right("inject", at, form=form) for form in ("letters", "likelihood")}
-        figure = answers.figure(right["letters"] - right["likelihood"], at, CHOICES)
-        found.append(
-            Claim("inject: letters minus likelihood on tasks with options: within 3", figure, abs(figure["value"]) <= 3)
-        )
+        letters, likelihood = (answers.right("inject", at, form=form) for form in ("letters", "likelihood"))
+        figure = answers.figure(letters - likelihood, at, CHOICES)
+        text = "inject: letters minus likelihood on tasks with options: within 3"
+        claim(text, figure, abs(figure["value"]) <= 3)
     if has("inject-words"):
-        figure = answers.figure(
-            answers.right("inject-words", at, form="text") - answers.right("inject-words", at), at, TEXT_TASKS
-        )
-        found.append(
-            Claim(
-                "inject: words said exactly minus options chosen, OI-E OI-H OAR: -10 or more",
-                figure,
-                figure["value"] >= -10,
-            )
-        )
+        said, chosen = answers.right("inject-words", at, form="text"), answers.right("inject-words", at)
+        figure = answers.figure(said - chosen, at, TEXT_TASKS)
+        text = "inject: words said exactly minus options chosen, OI-E OI-H OAR: -10 or more"
+        claim(text, figure, figure["value"] >= -10)
     if has("inject") and len(lengths) > 1:
         shown = {n: _of_length(answers, n) for n in lengths}
         short = [value for n, value in shown.items() if n <= 60]
         lost = max(short) - min(short)
         told = {"value": round(lost, 2), "ci": None, "n": 0, "by_steps": {str(n): value for n, value in shown.items()}}
-        found.append(Claim("inject from 4 to 60 steps: no length 5 or more below the best", told, lost <= 5))
+        claim("inject from 4 to 60 steps: no length 5 or more below the best", told, lost <= 5)
     return found
+
+
+def _within(figure: Mapping[str, Any], *, above: float = -np.inf, least: float = -np.inf, most: float = np.inf) -> bool:
+    """Whether the interval lies there; without one nothing is shown."""
+    ci = figure["ci"]
+    return ci is not None and ci[0] > above and ci[0] >= least and ci[1] <= most
 
 
 def _plain(value: float) -> dict[str, Any]:

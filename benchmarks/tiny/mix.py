@@ -24,8 +24,7 @@ def pretraining_mix() -> dict[str, Any]:
     reading = PretrainingSettings()
 
     def shares(mix: Mix) -> dict[str, float]:
-        kinds = ("name", "recall", "probe", "choose", "brief", "question")
-        return {"until": mix.until} | {kind: getattr(mix, kind) for kind in kinds if getattr(mix, kind)}
+        return {"until": mix.until} | {kind: share for kind, share in mix.shares.items() if share}
 
     return {
         "selection": SELECTION,

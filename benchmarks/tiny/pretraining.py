@@ -22,7 +22,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +83,14 @@ class Mix:
     brief: float = 0.0
     question: float = 0.0
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """By kind of step."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "until"}
+
     def draw(self, rng: np.random.Generator) -> str:
         """The kind of one step."""
-        kinds = ("name", "recall", "probe", "choose", "brief", "question")
-        shares = np.array([getattr(self, kind) for kind in kinds])
+        kinds, shares = tuple(self.shares), np.array(list(self.shares.values()))
         return kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
 
 
