@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gazeqwen.errors import ConfigError, InputError
+from gazeqwen.vjepa_encoder import MLP
 
 HEATMAP_SIDE = 64  # rows and columns of every heatmap, whatever the grid
 TARGET_SIGMA, TARGET_REACH = 3.0, 9  # cells: the Gaussian a heatmap is trained towards, and where it is cut off
@@ -82,18 +83,6 @@ class Attention(nn.Module):
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(p, n, d))
 
 
-class MLP(nn.Module):
-    """Two layers with an exact GELU."""
-
-    def __init__(self, config: GazeDecoderConfig) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(config.dim, config.mlp_dim)
-        self.fc2 = nn.Linear(config.mlp_dim, config.dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class Block(nn.Module):
     """A pre-norm transformer block. No norm follows the last one."""
 
@@ -102,7 +91,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(config.dim, eps=config.ln_eps)
         self.attn = Attention(config)
         self.norm2 = nn.LayerNorm(config.dim, eps=config.ln_eps)
-        self.mlp = MLP(config)
+        self.mlp = MLP(config.dim, config.mlp_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))

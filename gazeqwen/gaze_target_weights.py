@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -24,14 +23,12 @@ from torch import Tensor, nn
 from gazeqwen.errors import ConfigError, InputError
 from gazeqwen.gaze_target_decoder import GazeDecoder, GazeDecoderConfig
 from gazeqwen.torch_files import load_exactly, read_torch_file
-from gazeqwen.weight_files import CONFIG, find_folder, first_line, read_json
+from gazeqwen.weight_files import CONFIG, LOADING_ERRORS, find_folder, first_line, read_json, require_whole
 
 BACKBONE_TYPE = "dinov2"
 SCALE_OFFSET = 0.1  # cells, of DINOv2's own interpolation
 DINOV2_BY_WIDTH = {768: "facebook/dinov2-base", 1024: "facebook/dinov2-large"}
 _PLAIN = "torch.load(FILE, weights_only=False, map_location='cpu')"
-# What transformers raises for a folder that is damaged, or whose config.json holds values of the wrong kind.
-_LOADING_ERRORS = (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError, StrictDataclassError)
 
 
 def load_gaze_decoder(path: str | Path, *, heads: int = 8, ln_eps: float = 1e-5) -> GazeDecoder:
@@ -126,15 +123,11 @@ def load_dinov2(
             local_files_only=True,
         )
         model, info = loaded
-    except _LOADING_ERRORS as error:
+    except LOADING_ERRORS as error:
         raise InputError(
             folder, expected="DINOv2 weights (config.json and *.safetensors)", found=first_line(error)
         ) from error
-    for what, names in (("missing", info["missing_keys"]), ("left over", info["unexpected_keys"])):
-        if names:
-            raise InputError(
-                folder, expected="the tensors of a Dinov2Model", found=f"{len(names)} {what}, e.g. {min(names)}"
-            )
+    require_whole(info, folder, "a Dinov2Model")
     return fit_dinov2(model, grid_hw)
 
 

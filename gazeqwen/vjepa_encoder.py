@@ -57,10 +57,12 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self, config: VJEPAConfig) -> None:
+    """Two layers with an exact GELU, under the names that ViTs give them."""
+
+    def __init__(self, dim: int, inner: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.dim, config.mlp_dim)
-        self.fc2 = nn.Linear(config.mlp_dim, config.dim)
+        self.fc1 = nn.Linear(dim, inner)
+        self.fc2 = nn.Linear(inner, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
@@ -72,7 +74,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
         self.attn = Attention(config)
         self.norm2 = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
-        self.mlp = MLP(config)
+        self.mlp = MLP(config.dim, config.mlp_dim)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x), cos, sin)

@@ -109,7 +109,7 @@ def load_backbone(
 
 
 # What transformers raises for a folder that is damaged, or whose config.json holds values of the wrong kind.
-_LOADING_ERRORS = (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError, StrictDataclassError)
+LOADING_ERRORS = (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError, StrictDataclassError)
 
 
 def load_vlm(folder: Path, quantization: Quantization | None, where: torch.device, kind: torch.dtype) -> nn.Module:
@@ -133,21 +133,26 @@ def load_vlm(folder: Path, quantization: Quantization | None, where: torch.devic
     try:
         loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, output_loading_info=True, **options)
         vlm, info = loaded
-    except _LOADING_ERRORS as error:
+    except LOADING_ERRORS as error:
         raise InputError(
             folder,
             expected="Qwen2.5-VL weights (config.json and *.safetensors)",
             found=first_line(error),
             fix="download the model and pass its folder (docs/models.md)",
         ) from error
-    for what, names in (("missing", info["missing_keys"]), ("left over", info["unexpected_keys"])):
-        if names:
-            raise InputError(
-                folder, expected="the tensors of a Qwen2.5-VL", found=f"{len(names)} {what}, e.g. {min(names)}"
-            )
+    require_whole(info, folder, "a Qwen2.5-VL")
     if quantization == "nf4":
         _allow_odd_widths(vlm)
     return vlm.eval()
+
+
+def require_whole(info: dict[str, Any], folder: Path, what: str) -> None:
+    """Raises InputError where transformers' loading info tells of tensors that `what` lacked or had no place for."""
+    for state, names in (("missing", info["missing_keys"]), ("left over", info["unexpected_keys"])):
+        if names:
+            raise InputError(
+                folder, expected=f"the tensors of {what}", found=f"{len(names)} {state}, e.g. {min(names)}"
+            )
 
 
 def _allow_odd_widths(vlm: nn.Module) -> None:

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gazeqwen.errors import InputError
 from gazeqwen.gaze_target import Box, GazeTargetEstimator, require_box
+from gazeqwen.staged import staged
 from stream.head_boxes import HeadBox, HeadFile, read_head_boxes
 from stream.target_overlay import draw_targets
 from stream.target_report import FrameTargets, build_report
@@ -241,13 +241,9 @@ def _write_report(out: Path, report: dict[str, Any], drawn: str) -> None:
 
 def _write(path: Path, content: bytes) -> None:
     """The whole file or none of it. Raises InputError when it can't be written."""
-    staging = path.with_name(f".{path.name}-{uuid4().hex[:8]}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        staging.write_bytes(content)
-        staging.replace(path)
+        with staged(path) as staging:
+            staging.write_bytes(content)
     except OSError as error:
         raise InputError(path, expected="a file that can be written", found=error.strerror or str(error)) from error
-    finally:
-        if staging.exists():
-            staging.unlink()

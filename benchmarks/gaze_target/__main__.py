@@ -19,10 +19,11 @@ from typing import Any
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
+from benchmarks.commands import run_command
 from benchmarks.gaze_target.dataset import read_set
 from benchmarks.gaze_target.published import COLUMNS, PUBLISHED, SOURCE
 from benchmarks.gaze_target.run import begin, fingerprint, predict, summarise
-from gazeqwen.errors import GazeQwenError, InputError
+from gazeqwen.errors import InputError
 from gazeqwen.gaze_target import GazeTargetEstimator
 
 WIDTH = 80
@@ -51,13 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.limit is not None and options.limit < 1:
         parser.error(f"--limit: at least 1, got {options.limit}")
-    try:
-        report = _run(options)
-    except GazeQwenError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(json.dumps(report, allow_nan=False) if options.json else table(report))
-    return 0
+    return run_command(lambda: _told(options))
+
+
+def _told(options: argparse.Namespace) -> str:
+    report = _run(options)
+    return json.dumps(report, allow_nan=False) if options.json else table(report)
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:

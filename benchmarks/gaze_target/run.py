@@ -32,6 +32,7 @@ from benchmarks.streamgaze.records import (
 )
 from benchmarks.streamgaze.run_folder import versions
 from benchmarks.streamgaze.statistics import bootstrap_interval, ratio
+from gazeqwen.digest import add_tensors
 from gazeqwen.errors import InputError
 from gazeqwen.gaze_target import GazeTargetEstimator, GazeTargets
 from gazeqwen.types import plain_json
@@ -78,9 +79,7 @@ def fingerprint(estimator: GazeTargetEstimator) -> str:
     """sha256 over every weight, its name and shape."""
     digest = hashlib.sha256()
     for part in (estimator.backbone, estimator.decoder):
-        for name, tensor in sorted(part.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        add_tensors(digest, part.state_dict())
     return digest.hexdigest()
 
 

@@ -41,7 +41,6 @@ if TYPE_CHECKING:  # `gazeqwen forget` and a run that has nothing left to do imp
 __all__ = [
     "CachedFeatures",
     "FeatureCache",
-    "add_tensors",
     "command",
     "forget",
     "model_fingerprint",

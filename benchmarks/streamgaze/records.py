@@ -18,9 +18,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from gazeqwen.errors import InputError
+from gazeqwen.staged import staged
 from gazeqwen.types import plain_json
 
 MANIFEST, SAMPLES, SESSIONS = "manifest.json", "samples.jsonl", "sessions.jsonl"
@@ -160,15 +160,10 @@ class PredictionWriter:
 
 def write_atomically(file: Path, text: str) -> None:
     """The whole file or none of it; an older one is replaced."""
-    staging = file.with_name(f".{file.name}.{uuid4().hex}")
-    try:
-        with staging.open("w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        staging.replace(file)
-    finally:
-        staging.unlink(missing_ok=True)
+    with staged(file) as staging, staging.open("w", encoding="utf-8") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
 
 
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gazeqwen.errors import GazeQwenError, InputError
+from benchmarks.commands import run_command
+from gazeqwen.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -121,13 +122,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=Path("runs/tiny"), help="folder of all that is made")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    try:
-        make(options.work, stages(options.work, seed=options.seed))
-    except GazeQwenError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    _say(f"the model as it ships: {options.work / 'tiny'}")
-    return 0
+    return run_command(lambda: _run(options.work, seed=options.seed))
+
+
+def _run(work: Path, *, seed: int) -> str:
+    make(work, stages(work, seed=seed))
+    return f"the model as it ships: {work / 'tiny'}"
 
 
 if __name__ == "__main__":

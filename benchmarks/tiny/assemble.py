@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.commands import run_command
 from benchmarks.tiny.language import put_language, put_tower
-from gazeqwen.errors import GazeQwenError
 from gazeqwen.model import GazeQwen
 from gazeqwen.tiny import TINY_CONFIG, build_tiny_vlm, tiny_tokenizer
 from gazeqwen.vjepa import build_extractor
@@ -53,13 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=Path, required=True, metavar="FILE", help=what)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the model")
     options = parser.parse_args(arguments)
-    try:
-        folder = assemble(options.language, options.visual, options.vjepa, options.out)
-    except GazeQwenError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    sys.stdout.write(f"{folder}\n")
-    return 0
+    return run_command(lambda: assemble(options.language, options.visual, options.vjepa, options.out))
 
 
 if __name__ == "__main__":

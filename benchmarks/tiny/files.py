@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ import torch
 import gazeqwen.question_rules
 import gazeqwen.tiny
 from gazeqwen.errors import InputError
+from gazeqwen.staged import staged as whole
 from gazeqwen.types import plain_json
 
 DAMAGE = (
@@ -30,22 +30,17 @@ DAMAGE = (
 
 @contextlib.contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """A file to write beside `path`, renamed into its place in the end; a killed or failed block leaves what was there
-    before.
+    """As `gazeqwen.staged`, its folder made.
 
     Raises:
         InputError: it can't be written.
     """
-    staging = path.with_name(f".{uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield staging
-        staging.replace(path)
+        with whole(path) as staging:
+            yield staging
     except OSError as error:
         raise no_room(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            staging.unlink()
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

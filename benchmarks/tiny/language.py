@@ -23,13 +23,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from benchmarks.commands import run_command
 from benchmarks.tiny.files import load_state, write_bytes
 from benchmarks.tiny.lessons import Lessons
 from benchmarks.tiny.pretraining import Mix, PretrainingSettings, init_language, pretrain
 from benchmarks.tiny.seeing import SeenWorlds
 from benchmarks.tiny.symbol_worlds import SymbolWorld, symbol_worlds
 from gazeqwen.backbone import Backbone
-from gazeqwen.errors import GazeQwenError, InputError
+from gazeqwen.errors import InputError
 from gazeqwen.tiny import build_tiny_vlm, tiny_tokenizer
 from gazeqwen.tiny.symbols import symbol_table
 from gazeqwen.tiny.world import PRETRAINING_SEEDS, VALIDATION_SEEDS
@@ -175,28 +176,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
+    return run_command(lambda: _make(options))
 
-        def made(first: int, count: int) -> list[SymbolWorld]:
-            return symbol_worlds(
-                range(first, first + count),
-                per_task=PER_TASK,
-                folder=options.out / "worlds",
-                processes=options.processes,
-            )
 
-        make_language(
-            options.out,
-            made(PRETRAINING_SEEDS, options.worlds),
-            made(VALIDATION_SEEDS, options.held_out_worlds),
-            reading=PretrainingSettings(steps=options.steps, seed=options.seed),
-            visual=options.visual,
+def _make(options: argparse.Namespace) -> None:
+    options.out.mkdir(parents=True, exist_ok=True)
+
+    def made(first: int, count: int) -> list[SymbolWorld]:
+        return symbol_worlds(
+            range(first, first + count),
+            per_task=PER_TASK,
+            folder=options.out / "worlds",
+            processes=options.processes,
         )
-    except GazeQwenError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    return 0
+
+    make_language(
+        options.out,
+        made(PRETRAINING_SEEDS, options.worlds),
+        made(VALIDATION_SEEDS, options.held_out_worlds),
+        reading=PretrainingSettings(steps=options.steps, seed=options.seed),
+        visual=options.visual,
+    )
 
 
 if __name__ == "__main__":

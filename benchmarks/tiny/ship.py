@@ -13,7 +13,8 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from gazeqwen.errors import GazeQwenError, InputError
+from benchmarks.commands import run_command
+from gazeqwen.errors import InputError
 from gazeqwen.model import GazeQwen
 from gazeqwen.weight_files import ARMS, BACKBONE, WEIGHTS, read_weights
 
@@ -54,13 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--null", type=Path, required=True, metavar="DIR", help="arms/null of the null arm's run")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="replaced")
     options = parser.parse_args(arguments)
-    try:
-        folder = ship(options.inject, options.null, options.out)
-    except GazeQwenError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    sys.stdout.write(f"{folder}\n")
-    return 0
+    return run_command(lambda: ship(options.inject, options.null, options.out))
 
 
 if __name__ == "__main__":

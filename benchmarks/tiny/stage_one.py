@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.commands import run_command
 from benchmarks.evidence.plan import FULL, TRAININGS
 from benchmarks.evidence.training import training_config
 from benchmarks.tiny.world_source import WorldSource
-from gazeqwen.errors import GazeQwenError
 from gazeqwen.tiny.world import TRAINING_SEEDS, VALIDATION_SEEDS
 from gazeqwen.train.config import TrainConfig
 from gazeqwen.train.loop import Trainer
@@ -49,27 +49,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    try:
-        plan = replace(FULL, steps=options.steps)
-        config = training_config(
-            plan,
-            TRAININGS[options.arm],
-            model=str(options.model),
-            out=options.out / options.arm,
-            rate=options.lr,
-            seed=options.seed,
-        )
-        worlds, held_out = (
-            WorldSource(range(first, first + count), per_task=FULL.per_task, cache=options.out / "worlds")
-            for first, count in ((TRAINING_SEEDS, options.worlds), (VALIDATION_SEEDS, options.validation_worlds))
-        )
-        folder = stage_one(config, worlds, held_out)
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    except GazeQwenError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    sys.stdout.write(f"{folder}\n{json.dumps(results.get('validation', results))}\n")
-    return 0
+    return run_command(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> str:
+    """Trains as the flags say; tells the folder and the validation accuracy."""
+    config = training_config(
+        replace(FULL, steps=options.steps),
+        TRAININGS[options.arm],
+        model=str(options.model),
+        out=options.out / options.arm,
+        rate=options.lr,
+        seed=options.seed,
+    )
+    worlds, held_out = (
+        WorldSource(range(first, first + count), per_task=FULL.per_task, cache=options.out / "worlds")
+        for first, count in ((TRAINING_SEEDS, options.worlds), (VALIDATION_SEEDS, options.validation_worlds))
+    )
+    folder = stage_one(config, worlds, held_out)
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return f"{folder}\n{json.dumps(results.get('validation', results))}"
 
 
 if __name__ == "__main__":

@@ -30,8 +30,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
+from benchmarks.commands import run_command
 from benchmarks.tiny.files import DAMAGE, append_line, load_state, no_room, save_state, start_array, world_digest
-from gazeqwen.errors import ConfigError, GazeQwenError, InputError
+from gazeqwen.errors import ConfigError, InputError
 from gazeqwen.preprocess import video_patches
 from gazeqwen.tiny import scene_painting, symbols
 from gazeqwen.tiny.model import SEED, TINY_CONFIG, tiny_tokenizer, tiny_vlm_config
@@ -497,16 +498,15 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    return run_command(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
     pools = options.pools or options.out
-    try:
-        config = VisionTraining(**{name: getattr(options, name) for name in asdict(defaults)})
-        pool = make_pool(pools, PRETRAINING_SEEDS, options.worlds, per_world=options.per_world)
-        held_out = make_pool(pools, VALIDATION_SEEDS, options.held_out_worlds)
-        train(config, pool, held_out, options.out)
-    except GazeQwenError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    config = VisionTraining(**{name: getattr(options, name) for name in asdict(VisionTraining())})
+    pool = make_pool(pools, PRETRAINING_SEEDS, options.worlds, per_world=options.per_world)
+    held_out = make_pool(pools, VALIDATION_SEEDS, options.held_out_worlds)
+    train(config, pool, held_out, options.out)
 
 
 if __name__ == "__main__":

@@ -40,9 +40,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from benchmarks.commands import run_command
 from benchmarks.tiny.files import append_line, staged, start_array, world_digest, write_bytes
 from gazeqwen.config import FeatureConfig, VJEPAConfig
-from gazeqwen.errors import ConfigError, GazeQwenError, InputError
+from gazeqwen.errors import ConfigError, InputError
 from gazeqwen.tiny import scene_painting
 from gazeqwen.tiny.model import SEED, TINY_CONFIG
 from gazeqwen.tiny.world import PRETRAINING_SEEDS, VALIDATION_SEEDS, World, world_seed
@@ -741,17 +742,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{item.name.replace('_', '-')}", type=kind, default=item.default)
     arguments = vars(parser.parse_args(argv))
     torch.set_num_threads(arguments["threads"])
+    return run_command(lambda: _run(arguments))
+
+
+def _run(arguments: dict[str, Any]) -> str:
     out: Path = arguments["out"]
-    try:
-        settings = VJEPATraining(**{item.name: arguments[item.name] for item in fields(VJEPATraining)})
-        table = probe_table(train_vjepa(settings, out, work=arguments["work"]))
-        text = json.dumps({"settings": settings.makes, "probe": table}, indent=1)
-        write_bytes(out / "probe.json", f"{text}\n".encode())
-    except GazeQwenError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(text)
-    return 0
+    settings = VJEPATraining(**{item.name: arguments[item.name] for item in fields(VJEPATraining)})
+    table = probe_table(train_vjepa(settings, out, work=arguments["work"]))
+    text = json.dumps({"settings": settings.makes, "probe": table}, indent=1)
+    write_bytes(out / "probe.json", f"{text}\n".encode())
+    return text
 
 
 if __name__ == "__main__":
