@@ -31,6 +31,7 @@ TOY = replace(
     training_worlds=2,
     validation_worlds=1,
     test_worlds=2,
+    setting_worlds=2,
     length_worlds=1,
     duration_s=7.0,
     per_task=1,
@@ -42,6 +43,7 @@ TOY = replace(
     settings=("sparse",),
     lengths=(4,),
     rates={"null": 1e-3, "blind": 1e-3},
+    first_test_world=900_000,
 )
 
 
@@ -61,11 +63,17 @@ def test_the_full_plan_has_every_arm_of_the_registry() -> None:
     assert set(ARMS) == {*TRAINED, *FULL.with_inject, *FULL.zero_shot, "oracle", "oracle-no-gaze"}
     assert set(FULL.comparisons) == set(TRAININGS) - set(TRAINED)
     assert len(FULL.seeds) == 3 and FULL.test_worlds >= 120 and FULL.lengths == (4, 15, 30, 60, 120)
+    assert FULL.first_test_world == 0
     assert {PRIMARY, *FULL.settings} == set(SETTINGS)
     assert QUICK.trained == () and QUICK.with_inject == ("shuffled",) and QUICK.zero_shot == ("none",)
-    test_seeds = {(s.first_seed, s.parameters) for s in (*SETTINGS.values(), *map(length_setting, FULL.lengths))}
-    first = sorted({seed for seed, _ in test_seeds})
-    assert min(b - a for a, b in pairwise(first)) >= FULL.test_worlds  # no world is in two
+    opened = {
+        plan.at(setting).first_seed: plan.asking(setting)[0]
+        for plan in (FULL, QUICK, TOY)
+        for setting in (*SETTINGS.values(), *map(length_setting, FULL.lengths))
+    }
+    assert all(b - a >= opened[a] for a, b in pairwise(sorted(opened)))  # no world is in two
+    worlds = [FULL.asking(length_setting(steps))[0] for steps in FULL.lengths]
+    assert worlds == [320, 320, 160, 80, 40]
 
 
 def test_the_registration_names_the_plans_numbers() -> None:
@@ -78,6 +86,8 @@ def test_the_registration_names_the_plans_numbers() -> None:
         f"{FULL.training_worlds}, seeds from {FULL.training_seeds[0]:,}",
         f"{FULL.validation_worlds}, seeds from {FULL.validation_seeds[0]:,}",
         f"{FULL.test_worlds}, seeds from {SETTINGS[PRIMARY].first_seed:,}",
+        f"{FULL.setting_worlds} worlds each",
+        f"null gaze in {FULL.null_gaze:.0%} of the videos",
         f"{FULL.asked_per_task} questions a task and world",
         f"{FULL.steps} steps of {FULL.batch_videos} worlds with {FULL.questions_per_video} questions each",
         f"seeds {', '.join(map(str, FULL.seeds))}",
@@ -141,6 +151,12 @@ def test_it_goes_on_where_it_was_and_does_nothing_twice(ran: tuple[Path, dict[st
     }
 
 
+def test_registered_worlds_stay_closed_while_a_rate_is_open(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none of inject; choose them with --until choices"):
+        evidence(tmp_path / "run", first_test_world=0).run()
+    assert not (tmp_path / "run").exists()
+
+
 def test_no_test_world_is_opened_before_the_choices(tmp_path: Path) -> None:
     toy = evidence(tmp_path / "run", trained=("null",), comparisons=(), rates={})
     assert toy.run(until="choices") is None
@@ -169,8 +185,10 @@ def test_other_settings_in_the_same_folder_are_refused(ran: tuple[Path, dict[str
     out, _ = ran
     with pytest.raises(InputError, match="trained with these settings"):
         evidence(out, steps=3).run()
-    with pytest.raises(InputError, match="expected answers of"):
+    with pytest.raises(InputError, match=r"expected (answers|questions) of"):
         evidence(out, test_worlds=1).run()
+    with pytest.raises(InputError, match="trained with these settings"):  # other worlds to learn from
+        evidence(out, per_task=2).run()
 
 
 def test_a_damaged_file_of_answers_is_named(ran: tuple[Path, dict[str, Any]]) -> None:
@@ -229,7 +247,7 @@ def made(tmp_path: Path) -> Path:
                 )
                 asked[-1]["answer"] = answer
                 right.append(number == 0)
-    _write(tmp_path / "questions" / f"{PRIMARY}.jsonl.gz", asked)
+    _write(tmp_path / "questions" / f"{PRIMARY}.jsonl.gz", [{"asked": "made here"}, *asked])
 
     def answers(name: str, correct: list[bool], seed: int = 0) -> None:
         rows: list[dict[str, Any]] = [{"name": name}]
@@ -249,7 +267,7 @@ def made(tmp_path: Path) -> Path:
 
 
 def test_figures_are_means_over_tasks_and_seeds_with_intervals_over_worlds(made: Path) -> None:
-    answers = Answers(made, scoring="letters")
+    answers = Answers(made)
     told = answers.told("inject", PRIMARY)
     assert told["seeds"] == {"0": 100.0, "1": pytest.approx(33.33, abs=0.01)}
     assert told["macro"]["value"] == pytest.approx(66.67, abs=0.01) and told["macro"]["n"] == 1200
@@ -260,8 +278,34 @@ def test_figures_are_means_over_tasks_and_seeds_with_intervals_over_worlds(made:
     assert answers.difference("null", "shuffled", PRIMARY)["value"] == 0
 
 
+def test_a_question_without_an_answer_is_wrong_and_counted(made: Path) -> None:
+    path = made / "answers" / "oracle" / "seed-0" / f"{PRIMARY}.jsonl.gz"
+    rows = read_lines(path)
+    for row in rows[1:4]:
+        row.clear()
+    for row in rows[4:6]:
+        for values in row.values():
+            values[0] = float("nan")
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    told = Answers(made).told("oracle", PRIMARY)
+    assert told["no_answer"] == 5 and told["macro"]["n"] == 1200
+    tasks = list(TASKS)
+    assert told["tasks"][tasks[0]]["value"] == pytest.approx(100 * 117 / 120, abs=0.01)
+    assert told["tasks"][tasks[1]]["value"] == pytest.approx(100 * 118 / 120, abs=0.01)
+
+
+def test_arms_are_tested_in_pairs_with_one_seed(made: Path) -> None:
+    found = Answers(made).paired("inject", ["inject", "null", "oracle"], PRIMARY, seed="0")
+    assert set(found) == {"null", "oracle"}
+    assert (found["null"]["b"], found["null"]["c"]) == (800, 0) and found["null"]["p_holm"] < 1e-100
+    assert (found["oracle"]["b"], found["oracle"]["c"], found["oracle"]["p_holm"]) == (0, 0, 1)
+    answers = Answers(made)
+    assert answers.difference("null", "inject", PRIMARY, seed="0")["value"] == pytest.approx(-66.67, abs=0.01)
+    assert answers.difference("null", "inject", PRIMARY, seed="1")["value"] == 0
+
+
 def test_claims_are_judged_by_what_was_registered(made: Path) -> None:
-    answers = Answers(made, scoring="letters")
+    answers = Answers(made)
     found = {claim.text: claim for claim in claims(answers, ["inject", "null", "oracle", "shuffled"], [PRIMARY], ())}
 
     def judged(part: str) -> list[bool | None]:

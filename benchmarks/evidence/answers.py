@@ -3,13 +3,14 @@
 A file of a cell is JSON lines, gzip-compressed: what it is, then for each question, in the order of the setting's own
 file of questions, what each form gave. All arms of a setting have the same questions, so they are compared in pairs.
 
-    OUT/questions/SETTING.jsonl.gz               {"id", "video", "task", "t_s", "options", "answer"}
+    OUT/questions/SETTING.jsonl.gz               {"id", "video", "task", "t_s", "options", "answer"}, after what made it
     OUT/answers/NAME/seed-K/SETTING.jsonl.gz     {"letters": [...], "likelihood": [...]} or {"yes_no": [...]}
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import time
@@ -22,11 +23,13 @@ import numpy as np
 import torch
 
 from benchmarks.evidence.plan import Setting
+from benchmarks.streamgaze.feature_cache import model_fingerprint
 from benchmarks.streamgaze.tasks import TASKS
 from benchmarks.tiny.files import write_bytes
 from benchmarks.tiny.world_source import WorldSource
 from gazeqwen.arms import get_arm
 from gazeqwen.checkpoint import load_arm, put_arm
+from gazeqwen.digest import add_tensors
 from gazeqwen.errors import InputError
 from gazeqwen.model import GazeQwen
 from gazeqwen.question_rules import make_questions, solve
@@ -74,6 +77,7 @@ def source_of(setting: Setting, worlds: int, per_task: int, cache: Path | None) 
         tracker=setting.tracker,
         cache=cache,
         exact=True,
+        from_share=setting.from_share,
     )
 
 
@@ -90,6 +94,16 @@ def model_of(cell: Cell, model: str) -> GazeQwen:
         made.config = apply_overrides(made.config, cell.overrides or {})
         put_arm(made, "inject" if get_arm(cell.arm).weights == "model" else cell.arm, cell.weights)
     return made
+
+
+def answerer(model: GazeQwen, arm: str) -> str:
+    """sha256 of what answers under an arm: the weights that it uses, and the configuration without names."""
+    config = replace(model.config, name="", trained="")
+    digest = hashlib.sha256(json.dumps(plain_json(config.to_dict()), sort_keys=True).encode())
+    digest.update(model_fingerprint(model).encode())
+    injects, trained = get_arm(arm).inject, model.trainable_parameters()
+    add_tensors(digest, {name: held for name, held in trained.items() if injects or not name.startswith("resampler.")})
+    return digest.hexdigest()
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
@@ -178,44 +192,50 @@ def answer_cell(cell: Cell, out: Path, *, model: str, worlds: int, per_task: int
     Raises:
         InputError: what is there was made of other weights or worlds; as `model_of`.
     """
-    path = cell.path(out)
-    head = plain_json(
-        {
-            "name": cell.name,
-            "arm": cell.arm,
-            "setting": cell.setting.name,
-            "seed": cell.seed,
-            "weights": "" if cell.weights is None else cell.weights.name,
-            "worlds": worlds,
-            "per_task": per_task,
-        }
-    )
+    path, solver = cell.path(out), get_arm(cell.arm).solver
+    source = source_of(cell.setting, worlds, per_task, out / "worlds")
+    made = None if solver else model_of(cell, model)
+    head = {
+        "name": cell.name,
+        "arm": cell.arm,
+        "setting": cell.setting.name,
+        "seed": cell.seed,
+        "worlds": worlds,
+        "per_task": per_task,
+        "asked": source.identity,
+        "answered_by": "" if made is None else answerer(made, cell.arm),
+    }
     if path.is_file():
         found = read_lines(path)[0]
         if any(found.get(name) != value for name, value in head.items()):
             raise InputError(path, expected=f"answers of {head}", found=str(found), fix="choose another --out")
         return path
     began = time.perf_counter()
-    source = source_of(cell.setting, worlds, per_task, out / "worlds")
-    if get_arm(cell.arm).solver:
-        rows = solved_rows(source, with_gaze=get_arm(cell.arm).gaze_reaches)
-    else:
-        made = model_of(cell, model)
-        if get_arm(cell.arm).salience or cell.words:
-            rows = streamed_rows(made, source, cell.arm, range(worlds), words=cell.words)
-        else:
-            rows = packed_rows(made, source, cell.arm)
-    lines = [row for of_world in rows for row in of_world]
     write_questions(source, out / "questions" / f"{cell.setting.name}.jsonl.gz")
+    if made is None:
+        rows = solved_rows(source, with_gaze=get_arm(cell.arm).gaze_reaches)
+    elif get_arm(cell.arm).salience or cell.words:
+        rows = streamed_rows(made, source, cell.arm, range(worlds), words=cell.words)
+    else:
+        rows = packed_rows(made, source, cell.arm)
+    lines = [row for of_world in rows for row in of_world]
     _write_lines(path, [head | {"seconds": round(time.perf_counter() - began, 1)}, *lines])
     return path
 
 
 def write_questions(source: WorldSource, path: Path) -> None:
-    """What a setting asks; a file that is there stays."""
+    """What a setting asks, once.
+
+    Raises:
+        InputError: what is there asks of other worlds, or of another tracker.
+    """
+    head = {"asked": source.identity}
     if path.is_file():
+        found = read_lines(path)[0]
+        if found != head:
+            raise InputError(path, expected=f"questions of {head}", found=str(found)[:80], fix="choose another --out")
         return
-    rows = []
+    rows: list[Row] = [head]
     for seed, video in zip(source.seeds, source.ids, strict=True):
         for item in source.asked(seed):
             question = item.question

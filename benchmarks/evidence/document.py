@@ -78,6 +78,32 @@ def markdown(told: Mapping[str, Any]) -> str:
         )
     counts = next(iter(primary.values()))["tasks"]
     lines += ["", "Questions: " + ", ".join(f"{task} {counts[task]['n']}" for task in tasks) + "."]
+    silent = {name: arm["no_answer"] for name, arm in primary.items() if arm["no_answer"]}
+    if silent:
+        lines += ["", "Without an answer, counted as wrong: " + ", ".join(f"{n} {c}" for n, c in silent.items()) + "."]
+    if told["comparisons"]:
+        lines += [
+            "",
+            "## Variants minus `inject`, both of the first seed: macro",
+            "",
+            "| variant | | found | |",
+        ]
+        lines.append("|---|---|---|---|")
+        for name, figure in told["comparisons"].items():
+            lines.append(f"| `{name}` | {_title(name)} | {_number(figure['value'])} | {_interval(figure['ci'])} |")
+    if told["paired"]:
+        lines += [
+            "",
+            "## `inject` against each, question by question, the first seed",
+            "",
+            "McNemar's exact test takes questions as independent, which those of one world are not; the intervals "
+            "above are over worlds.",
+            "",
+            "| | only `inject` right | only it | p | p by Holm |",
+            "|---|---|---|---|---|",
+        ]
+        for name, row in told["paired"].items():
+            lines.append(f"| `{name}` | {row['b']} | {row['c']} | {row['p']:.2g} | {row['p_holm']:.2g} |")
     if told["settings"]:
         names = list(dict.fromkeys(name for by in told["settings"].values() for name in by))
         lines += [

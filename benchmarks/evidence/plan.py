@@ -10,7 +10,7 @@ on test worlds; the numbers it names are those of `FULL` here (a test).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.tiny.other_tracker import OtherTracker
@@ -28,6 +28,7 @@ class Setting:
         first_seed: of its worlds.
         duration_s: of every world; None draws 20 to 120 s.
         parameters: of the worlds, where they are not the usual ones.
+        from_share: of a world's time must have been seen before it is asked about.
     """
 
     name: str
@@ -35,9 +36,11 @@ class Setting:
     first_seed: int = TEST_SEEDS
     duration_s: float | None = None
     parameters: WorldParameters = field(default_factory=WorldParameters)
+    from_share: float = 0.0
 
 
 PRIMARY = "primary"
+SCORING = "letters"  # how questions with options count
 SETTINGS: dict[str, Setting] = {
     setting.name: setting
     for setting in (
@@ -58,11 +61,12 @@ LENGTHS_S = (4, 15, 30, 60, 120)  # a step is a second
 
 
 def length_setting(seconds: int) -> Setting:
-    """Worlds of one length, 5 s at least, asked at all moments of it."""
+    """Worlds of one length, 5 s at least, asked in their last quarter."""
     return Setting(
         f"{seconds}-steps",
         first_seed=TEST_SEEDS + 200_000 + 1000 * seconds,
         duration_s=max(5.0, float(seconds) + 0.5),
+        from_share=0.75,
     )
 
 
@@ -118,7 +122,11 @@ class Plan:
 
     Attributes:
         seeds: of the trainings of arms; comparisons have the first one.
-        steps: of each training. `training_worlds`, `validation_worlds`, `test_worlds`: how many.
+        steps: of each training. `training_worlds`, `validation_worlds`: how many.
+        test_worlds: of the primary setting; `setting_worlds` of the others, `length_worlds` of the longest length, and
+            up to 8 times as many of shorter ones.
+        first_test_world: added to the seeds of test worlds. 0 opens those of the registration, which asks for all
+            `rates` first.
         duration_s: of worlds whose setting names none; None draws 20 to 120 s.
         per_task: questions of a task and world, in training. `asked_per_task`: the same at test.
         trained: arms that are trained; inject and null, where they are not, come with the embedded model.
@@ -135,8 +143,10 @@ class Plan:
     null_gaze: float = 0.15
     training_worlds: int = 300
     validation_worlds: int = 60
-    test_worlds: int = 120
+    test_worlds: int = 180
+    setting_worlds: int = 80
     length_worlds: int = 40
+    first_test_world: int = 0
     duration_s: float | None = None
     per_task: int = 6
     asked_per_task: int = 6
@@ -156,6 +166,21 @@ class Plan:
     def validation_seeds(self) -> range:
         return range(VALIDATION_SEEDS + 1000, VALIDATION_SEEDS + 1000 + self.validation_worlds)
 
+    def at(self, setting: Setting) -> Setting:
+        """The setting as this plan opens it."""
+        first_seed = setting.first_seed + self.first_test_world
+        return replace(setting, first_seed=first_seed, duration_s=setting.duration_s or self.duration_s)
+
+    def asking(self, setting: Setting) -> tuple[int, int]:
+        """How many worlds of a setting, and questions of a task in each."""
+        if setting.name == PRIMARY:
+            return self.test_worlds, self.asked_per_task
+        if setting.name in SETTINGS:
+            return self.setting_worlds, self.asked_per_task
+        assert setting.duration_s is not None  # a length
+        worlds = min(8, LENGTHS_S[-1] // int(setting.duration_s)) * self.length_worlds
+        return worlds, 4 * self.asked_per_task  # of which the last quarter's are asked
+
 
 FULL = Plan()
 QUICK = Plan(
@@ -167,4 +192,5 @@ QUICK = Plan(
     settings=(),
     lengths=(),
     test_worlds=40,
+    first_test_world=500_000,
 )

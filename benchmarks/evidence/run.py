@@ -12,18 +12,19 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.evidence.answers import Cell, answer_cell, model_of, read_lines, source_of, streamed_rows
+from benchmarks.evidence.answers import Cell, answer_cell, model_of, source_of, streamed_rows
 from benchmarks.evidence.document import write_documents
 from benchmarks.evidence.plan import (
     IN_ALL_SETTINGS,
     PRIMARY,
+    SCORING,
     SETTINGS,
     SOLVERS,
     TRAININGS,
@@ -33,7 +34,9 @@ from benchmarks.evidence.plan import (
 )
 from benchmarks.evidence.summary import Answers, claims
 from benchmarks.evidence.training import read_told, train_cell
-from benchmarks.tiny.files import write_bytes
+from benchmarks.streamgaze.feature_cache import model_fingerprint
+from benchmarks.streamgaze.run_folder import versions
+from benchmarks.tiny.files import world_digest, write_bytes
 from benchmarks.tiny.mix import pretraining_mix
 from gazeqwen._version import __version__
 from gazeqwen.arms import get_arm
@@ -41,7 +44,8 @@ from gazeqwen.errors import InputError
 from gazeqwen.model import GazeQwen
 from gazeqwen.types import plain_json
 
-CHOICES, EVIDENCE = "choices.json", "evidence.json"
+CHOICES, EVIDENCE, MANIFEST = "choices.json", "evidence.json", "manifest.json"
+CHOSEN = "choices"
 RECHECKED_WITHIN = 1e-4
 
 
@@ -66,14 +70,24 @@ class Evidence:
         """Everything that is not there yet; returns what evidence.json holds, or None where it stopped before.
 
         Args:
-            until: "choices" stops before any test world is opened.
+            until: `CHOSEN` stops before any test world is opened.
 
         Raises:
+            InputError: the registered test worlds would be opened before the plan holds all learning rates.
             InputError, ConfigError: as the cells.
         """
         self._open()
+        missing = [name for name in self.plan.trained if name not in self.plan.rates]
+        if missing and until != CHOSEN and not self.plan.first_test_world:
+            raise InputError(
+                "benchmarks/evidence/plan.py",
+                expected="learning rates of all that is trained, before a test world is opened",
+                found=f"none of {', '.join(missing)}",
+                fix="choose them with --until choices, and commit them",
+            )
+        self._say_what_runs()
         chosen = self._choose()
-        if until == "choices":
+        if until == CHOSEN:
             return None
         self._train_others(chosen)
         self._keep_arms(chosen)
@@ -86,6 +100,18 @@ class Evidence:
     def _open(self) -> None:
         if self.out.exists() and not self.out.is_dir():
             raise InputError(self.out, expected="a folder", found="a file", fix="choose another --out")
+
+    def _say_what_runs(self) -> None:
+        model = GazeQwen.from_pretrained(self.model)
+        told = {
+            "command": sys.argv,
+            "plan": asdict(self.plan),
+            "model": {"name": model.config.name, "fingerprint": model_fingerprint(model)},
+            "worlds": world_digest(),
+            "versions": versions(),
+            "device": f"{model.backbone.device.type}, {self.processes} processes",
+        }
+        write_bytes(self.out / MANIFEST, (json.dumps(plain_json(told), indent=1) + "\n").encode())
 
     # -- training ------------------------------------------------------------------------------------------------------
 
@@ -153,14 +179,14 @@ class Evidence:
 
     def cells(self) -> list[Cell]:
         """Every file of answers, the dearest ones first."""
-        plan, primary = self.plan, self._setting(SETTINGS[PRIMARY])
+        plan, primary = self.plan, self.plan.at(SETTINGS[PRIMARY])
         trained = (*plan.trained, *plan.comparisons)
         # What is not trained here comes with the embedded model.
         held = [name for name in ("inject", "null") if name not in trained]
         cells: list[Cell] = []
 
         def weighted(name: str, arm: str, weights: str, setting: str | Setting, **options: Any) -> None:
-            where = self._setting(SETTINGS[setting] if isinstance(setting, str) else setting)
+            where = plan.at(SETTINGS[setting] if isinstance(setting, str) else setting)
             if weights in held:
                 cells.append(Cell(name, arm, where, **options))
                 return
@@ -183,38 +209,38 @@ class Evidence:
         for seconds in plan.lengths:
             weighted("inject", "inject", "inject", length_setting(seconds))
         cells += [Cell(name, name, primary) for name in (*plan.zero_shot, *SOLVERS)]
-        cells += [Cell("oracle", "oracle", length_setting(seconds)) for seconds in plan.lengths]
+        cells += [Cell("oracle", "oracle", plan.at(length_setting(seconds))) for seconds in plan.lengths]
         return cells
 
     def _asking(self, cell: Cell) -> dict[str, Any]:
         """How many worlds and questions; the others of `answer_cell`'s arguments."""
-        of_length = cell.setting.name not in SETTINGS
-        worlds = self.plan.length_worlds if of_length else self.plan.test_worlds
-        return {"model": self.model, "worlds": worlds, "per_task": self.plan.asked_per_task}
-
-    def _setting(self, setting: Setting) -> Setting:
-        return replace(setting, duration_s=setting.duration_s or self.plan.duration_s)
+        worlds, per_task = self.plan.asking(cell.setting)
+        return {"model": self.model, "worlds": worlds, "per_task": per_task}
 
     # -- what came out -------------------------------------------------------------------------------------------------
 
     def tell(self) -> dict[str, Any]:
         """Writes evidence.json, evidence.md and evidence.svg from the files of answers, and returns the first."""
         config = GazeQwen.from_pretrained(self.model).config
-        answers = Answers(self.out, scoring=config.scoring)
+        answers = Answers(self.out)
         asked: dict[str, list[str]] = {}  # by setting: who answered it
         for cell in self.cells():
             if cell.name not in asked.setdefault(cell.setting.name, []):
                 asked[cell.setting.name].append(cell.name)
         by_setting = {setting: {n: answers.told(n, setting) for n in names} for setting, names in asked.items()}
+        first = str(self.plan.seeds[0])
+        compared = [name for name in self.plan.comparisons if name in asked[PRIMARY]]
         told: dict[str, Any] = {
             "gazeqwen": __version__,
             "arms": by_setting.pop(PRIMARY),
             "settings": by_setting,
             "claims": [claim.to_dict() for claim in claims(answers, asked[PRIMARY], list(asked), self.plan.lengths)],
+            "comparisons": {name: answers.difference(name, "inject", PRIMARY, seed=first) for name in compared},
+            "paired": answers.paired("inject", asked[PRIMARY], PRIMARY, seed=first),
             "trainings": self._trainings(),
             "seeds": list(self.plan.seeds),
             "model": {"name": config.name, "trained": config.trained},
-            "scoring": config.scoring,
+            "scoring": SCORING,
             "mix": pretraining_mix(),
             "plan": asdict(self.plan),
         }
@@ -245,34 +271,45 @@ class Evidence:
             InputError: one differs by more than `RECHECKED_WITHIN`; or there are no answers.
         """
         rng = np.random.default_rng(seed)
-        found: dict[str, float] = {}
+        by_arm: dict[str, list[tuple[Cell, int]]] = {}  # every world of every file of an arm
         for cell in self.cells():
-            path = cell.path(self.out)
-            if cell.setting.name != PRIMARY or get_arm(cell.arm).solver or cell.seed != self.plan.seeds[0]:
-                continue
-            stored = read_lines(path)
-            asking = self._asking(cell)
-            source = source_of(cell.setting, stored[0]["worlds"], stored[0]["per_task"], None)
-            model, first = model_of(cell, self.model), np.cumsum([1, *source.counts])
+            if not get_arm(cell.arm).solver:
+                worlds, _ = self.plan.asking(cell.setting)
+                by_arm.setdefault(cell.name, []).extend((cell, index) for index in range(worlds))
+        found: dict[str, float] = {}
+        for name, worlds in by_arm.items():
             worst, left = 0.0, samples
-            for index in rng.permutation(asking["worlds"]).tolist():
-                rows = next(iter(streamed_rows(model, source, cell.arm, [index])))
-                for place, row in enumerate(rows):
-                    for form, values in row.items():
-                        was = stored[first[index] + place].get(form)
-                        if was is not None:
-                            off = float(np.abs(np.array(was) - np.array(values)).max())
-                            worst = float(np.maximum(worst, off))  # what is no number stays
-                left -= len(rows)
+            for number in rng.permutation(len(worlds)).tolist():
+                cell, index = worlds[number]
+                off, count = self._recheck_world(cell, index)
+                worst, left = float(np.maximum(worst, off)), left - count  # what is no number stays
+                if not worst <= RECHECKED_WITHIN:
+                    raise InputError(
+                        cell.path(self.out),
+                        expected=f"log-probabilities within {RECHECKED_WITHIN:g}",
+                        found=f"{worst:.2e} off",
+                    )
                 if left <= 0:
                     break
-            found[cell.name] = worst
-            self.say(f"{cell.name:20} {samples - left:4} samples, largest difference {worst:.1e}")
-            if not worst <= RECHECKED_WITHIN:
-                raise InputError(
-                    path, expected=f"log-probabilities within {RECHECKED_WITHIN:g}", found=f"{worst:.2e} off"
-                )
+            found[name] = worst
+            self.say(f"{name:20} {samples - left:4} samples, largest difference {worst:.1e}")
         return found
+
+    def _recheck_world(self, cell: Cell, index: int) -> tuple[float, int]:
+        """The largest difference in one world of a cell, and how many questions it asks."""
+        worlds, per_task = self.plan.asking(cell.setting)
+        source = source_of(cell.setting, worlds, per_task, self.out / "worlds")
+        answers, setting = Answers(self.out), cell.setting.name
+        asked = [row["id"] for row in answers.questions(setting).rows]
+        stored = dict(zip(asked, answers.rows(cell.path(self.out), setting), strict=True))
+        rows = next(iter(streamed_rows(model_of(cell, self.model), source, cell.arm, [index])))
+        worst = 0.0
+        for item, row in zip(source.asked(source.seeds[index]), rows, strict=True):
+            for form, values in row.items():
+                was = stored[item.question.id].get(form, float("nan"))
+                off = float(np.abs(np.array(was) - np.array(values)).max())
+                worst = float(np.maximum(worst, off))
+        return worst, len(rows)
 
     # -- processes -----------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """From files of answers to evidence.json: accuracies with intervals over worlds, differences in pairs, and the claims
 that were registered. No torch: a pure function of the files.
 
-Accuracies are percent. An arm with several seeds answers a question right in the share of its seeds that do. Intervals
-are of a cluster bootstrap over worlds (`benchmarks.streamgaze.statistics`), seeds taken as they are.
+Accuracies are percent. An arm with several seeds answers a question right in the share of its seeds that do; a question
+without an answer, or with one that is no number, is wrong. Intervals are of a cluster bootstrap over worlds
+(`benchmarks.streamgaze.statistics`), seeds taken as they are.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.evidence.answers import TEXT_TASKS, chosen_option, read_lines
-from benchmarks.evidence.plan import LENGTHS_S, PRIMARY, length_setting
-from benchmarks.streamgaze.statistics import bootstrap_interval, mean_of_ratios
+from benchmarks.evidence.plan import PRIMARY, SCORING, length_setting
+from benchmarks.streamgaze.mini import WINDOWS_S
+from benchmarks.streamgaze.statistics import bootstrap_interval, holm, mcnemar_exact, mean_of_ratios
 from benchmarks.streamgaze.tasks import TASKS
 from gazeqwen.errors import InputError
 
@@ -34,7 +36,7 @@ class Questions:
 
     @classmethod
     def read(cls, out: Path, setting: str) -> Questions:
-        return cls(tuple(read_lines(out / "questions" / f"{setting}.jsonl.gz")))
+        return cls(tuple(read_lines(out / "questions" / f"{setting}.jsonl.gz")[1:]))
 
     @cached_property
     def task(self) -> np.ndarray:
@@ -55,14 +57,10 @@ class Questions:
 
 
 class Answers:
-    """All files of answers in a folder.
+    """All files of answers in a folder. Questions with options count by `plan.SCORING`."""
 
-    Args:
-        scoring: how questions with options count, "letters" or "likelihood".
-    """
-
-    def __init__(self, out: Path, *, scoring: str) -> None:
-        self.out, self.scoring = out, scoring
+    def __init__(self, out: Path) -> None:
+        self.out = out
         self._questions: dict[str, Questions] = {}
         self._right: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
 
@@ -119,10 +117,7 @@ class Answers:
         asked = self.questions(setting).rows
         if form == "text":
             return np.array([_is_said(row, item) for row, item in zip(rows, asked, strict=True)])
-        wanted = form or self.scoring
-        return np.array(
-            [_is_right(row, wanted, item["answer"], strict=not form) for row, item in zip(rows, asked, strict=True)]
-        )
+        return np.array([_is_right(row, form, item["answer"]) for row, item in zip(rows, asked, strict=True)])
 
     # -- figures -------------------------------------------------------------------------------------------------------
 
@@ -150,9 +145,35 @@ class Answers:
     ) -> dict[str, Any]:
         return self.figure(self.right(name, setting, form=form), setting, tasks)
 
-    def difference(self, a: str, b: str, setting: str, tasks: Sequence[str] = tuple(TASKS)) -> dict[str, Any]:
-        """a - b, question by question."""
-        return self.figure(self.right(a, setting) - self.right(b, setting), setting, tasks)
+    def difference(
+        self, a: str, b: str, setting: str, tasks: Sequence[str] = tuple(TASKS), *, seed: str = ""
+    ) -> dict[str, Any]:
+        """a - b, question by question. `seed`: of that one only, where an arm has it, else of its only one."""
+        one, other = (self._of(name, setting, seed) for name in (a, b))
+        return self.figure(one - other, setting, tasks)
+
+    def _of(self, name: str, setting: str, seed: str) -> np.ndarray:
+        """(Q,) share of seeds that are right, or whether this seed is; an arm of one seed has no other."""
+        by_seed = self.by_seed(name, setting)
+        return by_seed.get(seed, next(iter(by_seed.values()))) if seed else self.right(name, setting)
+
+    def paired(self, name: str, others: Sequence[str], setting: str, *, seed: str) -> dict[str, Any]:
+        """McNemar's exact test of each arm against this one, of one seed, and Holm's correction over them.
+
+        Questions count as independent, which those of one world are not: the intervals tell of that. `b`: questions
+        that only this one gets right, `c`: only the other.
+        """
+        if name not in others:
+            return {}
+        own = self._of(name, setting, seed)
+        found: dict[str, dict[str, Any]] = {}
+        for other in others:
+            if other != name:
+                its = self._of(other, setting, seed)
+                b, c = int(((own > 0) & (its == 0)).sum()), int(((own == 0) & (its > 0)).sum())
+                found[other] = {"b": b, "c": c, "p": mcnemar_exact(b, c)}
+        corrected = holm({other: row["p"] for other, row in found.items()})
+        return {other: row | {"p_holm": corrected[other]} for other, row in found.items()}
 
     def told(self, name: str, setting: str) -> dict[str, Any]:
         """Everything of an arm under a setting."""
@@ -164,6 +185,9 @@ class Answers:
             "seeds": {
                 seed: self.figure(right, setting, tasks)["value"] for seed, right in self.by_seed(name, setting).items()
             },
+            "no_answer": sum(
+                not _is_answered(row) for path in self.files(name, setting) for row in self.rows(path, setting)
+            ),
         }
 
 
@@ -172,16 +196,22 @@ def _is_said(row: Mapping[str, Any], asked: Mapping[str, Any]) -> float:
     return float(row["text"].strip() == asked["options"][asked["answer"]]) if "text" in row else float("nan")
 
 
-def _is_right(row: Mapping[str, Any], form: str, answer: int, *, strict: bool) -> float:
-    """Whether the likeliest option is the answer; a point of an alert has its own form. NaN: not asked in this form."""
-    if "yes_no" in row:
-        return float(chosen_option(row, "yes_no") == answer) if strict else float("nan")
-    if form not in row:
-        only = [name for name in ("letters", "likelihood") if name in row]
-        if not strict or not only:
-            return float("nan")
-        form = only[0]  # a solver's scores have no form
-    return float(chosen_option(row, form) == answer)
+def _is_right(row: Mapping[str, Any], form: str, answer: int) -> float:
+    """Whether the likeliest option is the answer; a point of an alert has its own form, which counts where no `form` is
+    named. NaN: not asked in the form that is named."""
+    if form:
+        return float("nan") if form not in row else float(_is_sound(row[form]) and chosen_option(row, form) == answer)
+    counts = "yes_no" if "yes_no" in row else SCORING
+    return float(_is_answered(row) and chosen_option(row, counts) == answer)
+
+
+def _is_answered(row: Mapping[str, Any]) -> bool:
+    """Whether it holds what counts."""
+    return _is_sound(row.get("yes_no", row.get(SCORING, [])))
+
+
+def _is_sound(values: Sequence[float]) -> bool:
+    return bool(values) and bool(np.isfinite(values).all())
 
 
 # -- the claims --------------------------------------------------------------------------------------------------------
@@ -216,11 +246,11 @@ def claims(answers: Answers, names: Sequence[str], settings: Sequence[str], leng
 
     def difference(text: str, a: str, b: str, *, tasks: Sequence[str] = tuple(TASKS), least: float) -> None:
         figure = answers.difference(a, b, at, tasks)
-        claim(text, figure, figure["value"] >= least)
+        claim(text, figure, _at_least(figure["value"], least))
 
     zero_shot = [name for name in ("text", "marker", "heatmap") if has(name)]
     if has("inject") and zero_shot:
-        best = max(zero_shot, key=lambda name: answers.accuracy(name, at)["value"])
+        best = max(zero_shot, key=lambda name: answers.accuracy(name, at)["value"] or 0.0)
         text = f"inject minus the best zero-shot arm ({best}); a dial, no promise"
         claim(text, answers.difference("inject", best, at))
     if has("inject", "null"):
@@ -230,9 +260,10 @@ def claims(answers: Answers, names: Sequence[str], settings: Sequence[str], leng
             claim(f"inject minus null on {task}: lower bound above 0", figure, _within(figure, above=0))
         difference("inject minus null, the four past tasks: 10 or more", "inject", "null", tasks=PAST, least=10.0)
     if has("inject", "null", "oracle"):
-        low, high = (answers.accuracy(name, at)["value"] for name in ("null", "oracle"))
-        share = 100 * (answers.accuracy("inject", at)["value"] - low) / (high - low) if high > low else float("nan")
-        claim("share of the gap from null to oracle that inject closes: 60 or more", _plain(share), share >= 60)
+        low, own, high = (answers.accuracy(name, at)["value"] or 0.0 for name in ("null", "inject", "oracle"))
+        share = 100 * (own - low) / (high - low) if high > low else None
+        text = "share of the gap from null to oracle that inject closes: 60 or more"
+        claim(text, _plain(share), _at_least(share, 60))
     if has("shuffled", "null"):
         figure = answers.difference("shuffled", "null", at)
         claim("shuffled minus null: upper bound 3 or less", figure, _within(figure, most=3))
@@ -245,7 +276,7 @@ def claims(answers: Answers, names: Sequence[str], settings: Sequence[str], leng
         claim(text, answers.difference("inject", "marker-trained", at))
     if has("inject-gaze-off", "null"):
         figure = answers.difference("inject-gaze-off", "null", at)
-        claim("inject's weights without gaze minus null: within 2", figure, abs(figure["value"]) <= 2)
+        claim("inject's weights without gaze minus null: within 2", figure, _is_within(figure["value"], 2))
     for setting in (PRIMARY, "sparse", "between"):
         for other in ("no-features", "skip-only"):
             if has("inject", other) and setting in settings:
@@ -259,19 +290,28 @@ def claims(answers: Answers, names: Sequence[str], settings: Sequence[str], leng
         letters, likelihood = (answers.right("inject", at, form=form) for form in ("letters", "likelihood"))
         figure = answers.figure(letters - likelihood, at, CHOICES)
         text = "inject: letters minus likelihood on tasks with options: within 3"
-        claim(text, figure, abs(figure["value"]) <= 3)
+        claim(text, figure, _is_within(figure["value"], 3))
     if has("inject-words"):
         said, chosen = answers.right("inject-words", at, form="text"), answers.right("inject-words", at)
         figure = answers.figure(said - chosen, at, TEXT_TASKS)
         text = "inject: words said exactly minus options chosen, OI-E OI-H OAR: -10 or more"
-        claim(text, figure, figure["value"] >= -10)
+        claim(text, figure, _at_least(figure["value"], -10))
     if has("inject") and len(lengths) > 1:
-        shown = {n: _of_length(answers, n) for n in lengths}
-        short = [value for n, value in shown.items() if n <= 60]
-        lost = max(short) - min(short)
-        told = {"value": round(lost, 2), "ci": None, "n": 0, "by_steps": {str(n): value for n, value in shown.items()}}
-        claim("inject from 4 to 60 steps: no length 5 or more below the best", told, lost <= 5)
+        shown = {n: _of_length(answers, n, lengths) for n in lengths}
+        short = [row["value"] for n, row in shown.items() if n <= 60 and row["value"] is not None]
+        lost = max(short) - min(short) if len(short) > 1 else None
+        told = _plain(lost) | {"by_steps": {str(n): row for n, row in shown.items()}}
+        text = "inject from 4 to 60 steps, tasks without a window: no length more than 5 below the best"
+        claim(text, told, lost is not None and lost <= 5)
     return found
+
+
+def _at_least(value: float | None, least: float) -> bool:
+    return value is not None and value >= least
+
+
+def _is_within(value: float | None, most: float) -> bool:
+    return value is not None and abs(value) <= most
 
 
 def _within(figure: Mapping[str, Any], *, above: float = -np.inf, least: float = -np.inf, most: float = np.inf) -> bool:
@@ -280,16 +320,13 @@ def _within(figure: Mapping[str, Any], *, above: float = -np.inf, least: float =
     return ci is not None and ci[0] > above and ci[0] >= least and ci[1] <= most
 
 
-def _plain(value: float) -> dict[str, Any]:
-    return {"value": round(value, 1), "ci": None, "n": 0}
+def _plain(value: float | None) -> dict[str, Any]:
+    return {"value": None if value is None else round(value, 1), "ci": None, "n": 0}
 
 
-def _of_length(answers: Answers, seconds: int) -> float:
-    """Mean over the tasks that every length has."""
-    shared = set(TASKS)
-    for other in LENGTHS_S:
-        setting = length_setting(other).name
-        if answers.files("inject", setting):
-            shared &= set(answers.questions(setting).tasks)
-    setting = length_setting(seconds).name
-    return float(answers.accuracy("inject", setting, [name for name in TASKS if name in shared])["value"])
+def _of_length(answers: Answers, seconds: int, lengths: Sequence[int]) -> dict[str, Any]:
+    """Over the tasks that every length has and that look at the whole video."""
+    shared = {name for name, task in TASKS.items() if task.group not in WINDOWS_S}
+    for other in lengths:
+        shared &= set(answers.questions(length_setting(other).name).tasks)
+    return answers.accuracy("inject", length_setting(seconds).name, [name for name in TASKS if name in shared])

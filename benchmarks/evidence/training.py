@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence.plan import ALL_LORA, TRAININGS, Plan, Training
-from benchmarks.tiny.files import write_bytes
+from benchmarks.streamgaze.feature_cache import model_fingerprint
+from benchmarks.tiny.files import round_weights, write_bytes
 from benchmarks.tiny.world_source import WorldSource
 from gazeqwen.arms import get_arm
 from gazeqwen.errors import InputError
@@ -66,19 +67,25 @@ def train_cell(plan: Plan, name: str, *, model: str, out: Path, rate: float, see
     place = out / "trained" / name / f"seed-{seed}-lr-{rate:g}"
     run = out / "runs" / f"{name}-seed-{seed}-lr-{rate:g}"
     config = training_config(plan, training, model=model, out=run, rate=rate, seed=seed)
-    identity = {name: value for name, value in plain_json(config.identity()).items() if name != "out"}
+    worlds, held_out = sources(plan, out / "worlds")
+    prepared = build(config)
     told = read_told(place)
+    identity = {key: value for key, value in plain_json(config.identity()).items() if key not in ("out", "model.path")}
+    identity |= {"model": model_fingerprint(prepared.model)}
+    identity |= {"worlds": worlds.identity, "held_out": held_out.identity}
     if told is not None:
         if told["settings"] != identity:
             raise InputError(
                 place, expected="an arm trained with these settings", found="others", fix="choose another --out"
             )
         return told
-    trainer = Trainer(config, build(config), *sources(plan, out / "worlds"))
+    trainer = Trainer(config, prepared, worlds, held_out)
     outcome = trainer.run()
     staging = place.with_name(f".{place.name}")
     shutil.rmtree(staging, ignore_errors=True)
     write_arm(trainer.model, config, staging)
+    for path in staging.rglob("*.safetensors"):
+        round_weights(path)  # what answers is what is kept
     told = plain_json(
         {
             "name": name,

@@ -15,12 +15,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from safetensors.torch import save
 
 import gazeqwen.question_rules
 import gazeqwen.tiny
 from gazeqwen.errors import InputError
 from gazeqwen.staged import staged as whole
 from gazeqwen.types import plain_json
+from gazeqwen.weight_files import read_weights
 
 DAMAGE = (
     *(OSError, RuntimeError, KeyError, ValueError, EOFError, AttributeError, pickle.UnpicklingError),
@@ -107,6 +109,17 @@ def load_state(path: Path, expected: str) -> Any | None:
         return None
     except DAMAGE as error:
         raise InputError(path, expected=expected, found="a damaged file", fix="delete it") from error
+
+
+def round_weights(path: Path) -> None:
+    """A safetensors file's numbers as float16, in its place.
+
+    Raises:
+        InputError: it is damaged, or can't be written.
+    """
+    weights = read_weights(path)
+    rounded = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    write_bytes(path, save(rounded, metadata={"format": "pt"}))
 
 
 def world_digest(*modules: ModuleType, questions: bool = True) -> str:

@@ -23,7 +23,8 @@ class OtherTracker:
         delay_s: gaze comes so much later than the world's own.
         looks_from_s: 0: samples, as the world's own. Else stored fixations only, and of those only the ones of looks at
             one object that last so long: StreamGaze's files hold fixations of two seconds and more, which as eye
-            movements are dwells of several fixations.
+            movements are dwells of several fixations. As there, one that has begun tells that its look will last: shown
+            only once it has, 2 % of the time would have gaze instead of 18.
     """
 
     error: float = 1.0

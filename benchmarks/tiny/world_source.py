@@ -67,6 +67,7 @@ class WorldSource:
         shuffle_seed: of the arm `shuffled`, whose gaze comes from another world of this source.
         tracker: what records gaze; questions and frames stay those of the world's own.
         exact: frozen features as float32, twice as large.
+        from_share: of a world's time must have passed before a question counts; earlier ones are left out.
 
     Attributes:
         ids: the worlds' names, as of their mini-StreamGaze videos.
@@ -88,6 +89,7 @@ class WorldSource:
         shuffle_seed: int = 0,
         tracker: OtherTracker | None = None,
         exact: bool = False,
+        from_share: float = 0.0,
     ) -> None:
         self.seeds = tuple(seeds)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -96,7 +98,7 @@ class WorldSource:
         self.per_task, self.tasks = per_task, tuple(tasks) or None
         self.parameters, self.duration_s = parameters or WorldParameters(), duration_s
         self.shuffle_seed, self.damaged_files = shuffle_seed, 0
-        self.tracker, self.exact = tracker or OtherTracker(), exact
+        self.tracker, self.exact, self.from_share = tracker or OtherTracker(), exact, from_share
         self._folder = None if cache is None else Path(cache)
         self._memory: dict[str, Arrays] = {}
         self._newest: WorldRecording | None = None
@@ -134,12 +136,15 @@ class WorldSource:
         recording = self.recording(seed)
         made = make_questions(recording.world.log, rules="causal", seed=seed, per_task=self.per_task, tasks=self.tasks)
         found = []
+        from_s = self.from_share * recording.end_s
         for row, item in enumerate(made):
             window_s = WINDOWS_S.get(TASKS[item.task].group)
             points = [(point.t_s, prompts.YES_NO, int(not point.yes)) for point in item.points]
             for place, (t_s, options, answer) in enumerate(points or [(item.t_s, item.options, item.answer)]):
                 assert answer is not None
                 t_s = min(parse_time_s(format_time(t_s)), recording.end_s)
+                if t_s < from_s:
+                    continue
                 question = Question(item.question, t_s, tuple(options), f"{world_name(seed)}:{row}:{place}")
                 found.append(Asked(question, answer, item.task, window_s))
         return sorted(found, key=lambda asked: asked.question.t_s)
@@ -234,6 +239,12 @@ class WorldSource:
         self.damaged_files += 1
         return None
 
+    @property
+    def identity(self) -> str:
+        """What a model is shown and asked here, as a hash: worlds, questions, tracker, the code that makes them."""
+        told = json.dumps([self._key, self.seeds, plain_json(asdict(self.tracker)), self.shuffle_seed])
+        return hashlib.sha256(told.encode()).hexdigest()
+
     @cached_property
     def _key(self) -> str:
         """What makes the worlds and their questions."""
@@ -243,6 +254,7 @@ class WorldSource:
             "duration_s": self.duration_s,
             "per_task": self.per_task,
             "tasks": self.tasks,
+            "from_share": self.from_share,
             "code": world_digest(),
         }
         return hashlib.sha256(json.dumps(plain_json(made_by), sort_keys=True).encode()).hexdigest()[:16]
