@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.evidence import training as evidence_training
+from benchmarks.evidence.plan import FULL
 from benchmarks.tiny import assemble, ship, stage_one
 from benchmarks.tiny.__main__ import Stage, make, stages
 from benchmarks.tiny.world_source import WorldSource
@@ -18,7 +20,6 @@ from gazeqwen import GazeQwen
 from gazeqwen.checkpoint import load_arm
 from gazeqwen.errors import InputError
 from gazeqwen.tiny import TINY_CONFIG, build_tiny_vlm
-from gazeqwen.tiny.world import TRAINING_SEEDS, VALIDATION_SEEDS
 from gazeqwen.vjepa_encoder import VJEPA21
 
 
@@ -71,15 +72,19 @@ def test_stage_one_trains_arms_on_worlds(model: Path, tmp_path: Path, monkeypatc
     """The settings of the command, two worlds, two steps; the model it writes loads, as does the other arm's."""
 
     def short(seeds: range, **options: object) -> WorldSource:
-        return WorldSource(seeds, duration_s=8.0, **(options | {"per_task": 1}))  # type: ignore[arg-type]
+        return WorldSource(seeds, **(options | {"per_task": 1, "duration_s": 8.0}))  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stage_one, "WorldSource", short)
+    monkeypatch.setattr(evidence_training, "WorldSource", short)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     words = ["--model", str(model), "--out", str(tmp_path), "--worlds", "2", "--validation-worlds", "1", "--steps", "2"]
+    assert stage_one.main([*words, "--fill", "1"]) == 0
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "worlds").rglob("*.safetensors")}
+    assert len([path for path in made if "frozen" in path.name]) == 3
     assert stage_one.main(words) == 0
+    assert {path: path.stat().st_mtime_ns for path in made} == made  # nothing is made twice
     trained = tmp_path / "inject" / "model"
     told = json.loads((trained / "results.json").read_text(encoding="utf-8"))
-    assert f"mini-{TRAINING_SEEDS}.mp4" in json.dumps(told) and f"mini-{VALIDATION_SEEDS}.mp4" in json.dumps(told)
+    assert all(f"mini-{seeds[0]}.mp4" in json.dumps(told) for seeds in (FULL.training_seeds, FULL.validation_seeds))
     before, after = (GazeQwen.from_pretrained(folder) for folder in (model, trained))
     changed = {
         name for name, tensor in after.state_dict().items() if not torch.equal(tensor, before.state_dict()[name])

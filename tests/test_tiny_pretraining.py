@@ -526,7 +526,7 @@ def test_evaluation_counts_by_what_is_asked(worlds: list[SymbolWorld], lessons: 
 # --- what the tower sees ----------------------------------------------------------------------------------------------
 
 
-def test_seen_worlds_are_what_the_model_sees(lessons: Lessons) -> None:
+def test_seen_worlds_are_what_the_model_sees(lessons: Lessons, tmp_path: Path) -> None:
     world = make_symbol_world(PRETRAINING_SEEDS + 9, per_task=2)
     vlm = build_tiny_vlm()
     backbone = Backbone(vlm)
@@ -534,13 +534,22 @@ def test_seen_worlds_are_what_the_model_sees(lessons: Lessons) -> None:
     steps = min(world.whole, 6)
     placed = [[Placed(lessons.name(np.random.default_rng(0), easy=True), steps)]]
     row = symbol_row([world], placed, head=lessons.head, rng=np.random.default_rng(0), background=None)
-    seen = SeenWorlds([world], backbone)(row)
+    seen = SeenWorlds([world], backbone, tmp_path)(row)
     recording = WorldRecording(World.make(world.seed, duration_s=world.duration_s), gaze=None)
     shown = [step for step in recording.steps_for([recording.end_s], 2.0, vjepa_fps=8.0) if isinstance(step, Step)]
     model = GazeQwen(TINY_CONFIG, vlm=vlm, tokenizer=tiny_tokenizer(), extractor=None)
     expected = model.frozen(shown[:steps], arm="none").visual.flatten(0, 1)
     torch.testing.assert_close(seen, expected, rtol=2e-3, atol=2e-3)  # kept as float16
-    assert evaluate(SymbolReader(vlm, symbol_table()), drawer, [world], sight=SeenWorlds([world], backbone)) is not None
+    (kept,) = tmp_path.rglob("*.safetensors")
+    was = kept.read_bytes()
+    assert torch.equal(SeenWorlds([world], backbone, tmp_path)(row), seen)  # from its file
+    kept.write_bytes(was[:100])
+    sight = SeenWorlds([world], backbone, tmp_path)
+    assert torch.equal(sight(row), seen) and kept.read_bytes() == was  # a damaged one is made anew
+    with torch.no_grad():
+        backbone.visual.patch_embed.proj.weight.add_(0.01)
+    assert not torch.equal(SeenWorlds([world], backbone, tmp_path)(row), seen)  # another tower sees otherwise
+    assert evaluate(SymbolReader(vlm, symbol_table()), drawer, [world], sight=sight) is not None
 
 
 def test_language_is_made_once(tmp_path: Path, worlds: list[SymbolWorld], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,11 +33,13 @@ from benchmarks.evidence.plan import (
     length_setting,
 )
 from benchmarks.evidence.summary import Answers, claims
-from benchmarks.evidence.training import read_told, train_cell
+from benchmarks.evidence.training import read_told, sources, train_cell
 from benchmarks.streamgaze.feature_cache import model_fingerprint
 from benchmarks.streamgaze.run_folder import versions
 from benchmarks.tiny.files import world_digest, write_bytes
 from benchmarks.tiny.mix import pretraining_mix
+from benchmarks.tiny.other_tracker import OtherTracker
+from benchmarks.tiny.world_source import WorldSource
 from gazeqwen._version import __version__
 from gazeqwen.arms import get_arm
 from gazeqwen.errors import InputError
@@ -86,12 +88,16 @@ class Evidence:
                 fix="choose them with --until choices, and commit them",
             )
         self._say_what_runs()
+        self.fill("worlds to learn from", self.lessons())
         chosen = self._choose()
         if until == CHOSEN:
             return None
         self._train_others(chosen)
         self._keep_arms(chosen)
         cells = self.cells()
+        opened = {cell.setting.name: cell.setting for cell in cells}
+        asked = [source_of(one, *self.plan.asking(one), self.out / "worlds") for one in opened.values()]
+        self.fill("test worlds", [source for source in asked if source.tracker == OtherTracker()])
         self._pool(
             answer_cell, [(cell, self.out, self._asking(cell)) for cell in cells], [_named(cell) for cell in cells]
         )
@@ -114,6 +120,16 @@ class Evidence:
         write_bytes(self.out / MANIFEST, (json.dumps(plain_json(told), indent=1) + "\n").encode())
 
     # -- training ------------------------------------------------------------------------------------------------------
+
+    def lessons(self) -> tuple[WorldSource, WorldSource]:
+        """Training and validation worlds."""
+        return sources(self.plan, self.out / "worlds")
+
+    def fill(self, name: str, of: Sequence[WorldSource]) -> None:
+        """Steps and frozen features of worlds, once for all cells."""
+        jobs = [(source, part) for source in of for part in source.parts()]
+        titles = [f"{name}, {part.start} to {part.stop} of {len(source.seeds)}" for source, part in jobs]
+        self._pool(WorldSource.fill, [(source, self.model, part, {}) for source, part in jobs], titles)
 
     def _train(self, jobs: Sequence[tuple[str, float, int]]) -> None:
         self._pool(

@@ -1,8 +1,8 @@
 """Makes the embedded model from nothing: `make tiny`, or `python -m benchmarks.tiny --work runs/tiny`.
 
-    vision ──────────────┐
-    reading ─────────────┼► tuning ─► assemble ─► inject ─► null ─► ship
-    (vision ►) vjepa ────┘
+    vision ─► seeing ─┐
+    reading ──────────┼► tuning ─► assemble ─► features ─► inject, null ─► ship
+    vision ─► vjepa ──┘
 
 Each is a command of its own that goes on where it was stopped, so this one does, too. Two run side by side, with one
 thread each. What a command prints goes to WORK/NAME.txt.
@@ -49,15 +49,17 @@ def stages(work: Path, *, seed: int) -> tuple[Stage, ...]:
         Stage("vision", "vision_training", ("--out", str(vision), *told)),
         Stage("reading", "language", read),
         Stage("vjepa", "vjepa_training", ("--out", str(vjepa), *told), after=("vision",)),
-        Stage("tuning", "language", (*read, "--visual", str(vision / "visual.pt")), after=("vision", "reading")),
+        Stage("seeing", "language", (*read, "--visual", str(vision / "visual.pt"), "--see"), after=("vision",)),
+        Stage("tuning", "language", (*read, "--visual", str(vision / "visual.pt")), after=("seeing", "reading")),
         Stage(
             "assemble",
             "assemble",
             (*parts, "--vjepa", str(vjepa / "vjepa.safetensors"), "--out", str(model)),
             after=("tuning", "vjepa"),
         ),
-        Stage("inject", "stage_one", trained, after=("assemble",)),
-        Stage("null", "stage_one", (*trained, "--arm", "null"), after=("inject",)),
+        Stage("features", "stage_one", (*trained, "--fill", "2"), after=("assemble",)),
+        Stage("inject", "stage_one", trained, after=("features",)),
+        Stage("null", "stage_one", (*trained, "--arm", "null"), after=("features",)),
         Stage(
             "ship",
             "ship",
@@ -65,7 +67,7 @@ def stages(work: Path, *, seed: int) -> tuple[Stage, ...]:
                 *("--inject", str(runs / "inject" / "model"), "--null", str(runs / "null" / "model" / "arms" / "null")),
                 *("--out", str(work / "tiny")),
             ),
-            after=("null",),
+            after=("inject", "null"),
         ),
     )
 

@@ -37,6 +37,7 @@ from gazeqwen.tiny.world import PRETRAINING_SEEDS, VALIDATION_SEEDS
 from gazeqwen.weight_files import read_weights
 
 PER_TASK = 8
+TUNING_WORLDS = 400
 TUNING = PretrainingSettings(
     steps=1500,
     lr=4e-4,
@@ -58,7 +59,7 @@ def make_language(
     reading: PretrainingSettings,
     visual: Path | None = None,
     tuning: PretrainingSettings = TUNING,
-    tuning_worlds: int = 400,
+    tuning_worlds: int = TUNING_WORLDS,
 ) -> Path:
     """Trains what is not there yet and returns its file: language.safetensors, without `visual` reading.safetensors.
     Each file says what made it.
@@ -84,15 +85,24 @@ def make_language(
     run = _run(run, asdict(tuning), tuning_worlds, hashlib.sha256(_content(visual)).hexdigest())
     if not _kept(made, run):
         put_language(vlm, read)
+        sight = see(out, [*worlds[:tuning_worlds], *held_out], visual)
         put_tower(vlm, visual)
-        backbone = Backbone(vlm)
-        shown = [*worlds[:tuning_worlds], *held_out]
-        sight = SeenWorlds(shown, backbone)
         pretrain(
             vlm, worlds[:tuning_worlds], lessons, tuning, out / "tuning", held_out=held_out, eval_every=250, sight=sight
         )
         write_bytes(made, save(_language_of(vlm), metadata={"run": run}))
     return made
+
+
+def see(out: Path, worlds: Sequence[SymbolWorld], visual: Path) -> SeenWorlds:
+    """Worlds as the trained tower sees them, kept in out/seen.
+
+    Raises:
+        InputError: the tower's weights are damaged or of another shape; `out` can't be written.
+    """
+    vlm = build_tiny_vlm()
+    put_tower(vlm, visual)
+    return SeenWorlds(worlds, Backbone(vlm), out / "seen")
 
 
 def _language_of(vlm: Any) -> dict[str, Tensor]:
@@ -174,6 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2, help="that make worlds")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--see", action="store_true", help="only draw and see the worlds of the second half")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     return run_command(lambda: _make(options))
@@ -190,6 +201,12 @@ def _make(options: argparse.Namespace) -> None:
             processes=options.processes,
         )
 
+    if options.see:
+        if options.visual is None:
+            raise InputError("--see", expected="--visual with weights of the vision tower", found="none")
+        shown = made(PRETRAINING_SEEDS, min(options.worlds, TUNING_WORLDS))
+        see(options.out, [*shown, *made(VALIDATION_SEEDS, options.held_out_worlds)], options.visual)
+        return
     make_language(
         options.out,
         made(PRETRAINING_SEEDS, options.worlds),

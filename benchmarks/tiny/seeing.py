@@ -1,19 +1,25 @@
 """Worlds through the vision tower: what the language model is tuned on once both halves have been trained apart.
 
-The tower is frozen here and each step is seen once: 24 numbers of 128 for a cell, kept as float16.
+The tower is frozen here and each step is seen once: 128 numbers for each of 24 cells, kept as float16, a file a world.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from benchmarks.tiny.files import world_digest, write_bytes
 from benchmarks.tiny.symbol_rows import SymbolRow
 from benchmarks.tiny.symbol_worlds import SymbolWorld
 from gazeqwen.backbone import Backbone
+from gazeqwen.digest import add_tensors
 from gazeqwen.preprocess import video_patches
 from gazeqwen.tiny.model import TINY_CONFIG
 from gazeqwen.tiny.world import World
@@ -27,10 +33,17 @@ class SeenWorlds:
     Args:
         worlds: of `make_symbol_world`.
         backbone: its vision tower makes the tokens.
+        folder: keeps what was seen, by the tower's weights and the worlds' code.
+
+    Raises:
+        InputError: the folder can't be written.
     """
 
-    def __init__(self, worlds: Sequence[SymbolWorld], backbone: Backbone) -> None:
-        self._seen = {world.seed: _seen(world, backbone) for world in worlds}
+    def __init__(self, worlds: Sequence[SymbolWorld], backbone: Backbone, folder: Path) -> None:
+        made_by = hashlib.sha256(world_digest(questions=False).encode())
+        add_tensors(made_by, backbone.visual.state_dict())
+        kept = folder / made_by.hexdigest()[:16]
+        self._seen = {world.seed: _kept(world, backbone, kept / f"{world.seed}.safetensors") for world in worlds}
 
     def __call__(self, row: SymbolRow) -> Tensor:
         """(V, D) float32 of the row's visual tokens."""
@@ -39,6 +52,16 @@ class SeenWorlds:
             mine = row.world_of == index
             made[torch.from_numpy(mine)] = self._seen[world.seed][row.step_of[mine], row.cell_of[mine]].float()
         return made
+
+
+def _kept(world: SymbolWorld, backbone: Backbone, path: Path) -> Tensor:
+    """What was seen of a world, from its file; a damaged or absent one is made anew."""
+    try:
+        return load_file(path)["visual"]
+    except (OSError, SafetensorError, KeyError):
+        seen = _seen(world, backbone)
+        write_bytes(path, save({"visual": seen}))
+        return seen
 
 
 @torch.no_grad()

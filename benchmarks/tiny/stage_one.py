@@ -17,9 +17,9 @@ import torch
 
 from benchmarks.commands import run_command
 from benchmarks.evidence.plan import FULL, TRAININGS
+from benchmarks.evidence.run import Evidence
 from benchmarks.evidence.training import training_config
 from benchmarks.tiny.world_source import WorldSource
-from gazeqwen.tiny.world import TRAINING_SEEDS, VALIDATION_SEEDS
 from gazeqwen.train.config import TrainConfig
 from gazeqwen.train.loop import Trainer
 from gazeqwen.train.result import write_result
@@ -41,12 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, required=True, help="of benchmarks.tiny.assemble")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; its worlds are kept there")
     parser.add_argument("--arm", choices=("inject", "null"), default="inject")
-    parser.add_argument("--worlds", type=int, default=300)
-    parser.add_argument("--validation-worlds", type=int, default=40)
+    parser.add_argument("--worlds", type=int, default=FULL.training_worlds)
+    parser.add_argument("--validation-worlds", type=int, default=FULL.validation_worlds)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--fill", type=int, default=0, metavar="N", help="make features only, in N processes")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     return run_command(lambda: _run(options))
@@ -54,19 +55,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> str:
     """Trains as the flags say; tells the folder and the validation accuracy."""
+    plan = replace(
+        FULL, steps=options.steps, training_worlds=options.worlds, validation_worlds=options.validation_worlds
+    )
+    made = Evidence(plan, options.out, model=str(options.model), processes=options.fill or 1)
+    if options.fill:
+        made.fill("worlds", made.lessons())
+        return str(options.out / "worlds")
     config = training_config(
-        replace(FULL, steps=options.steps),
+        plan,
         TRAININGS[options.arm],
         model=str(options.model),
         out=options.out / options.arm,
         rate=options.lr,
         seed=options.seed,
     )
-    worlds, held_out = (
-        WorldSource(range(first, first + count), per_task=FULL.per_task, cache=options.out / "worlds")
-        for first, count in ((TRAINING_SEEDS, options.worlds), (VALIDATION_SEEDS, options.validation_worlds))
-    )
-    folder = stage_one(config, worlds, held_out)
+    folder = stage_one(config, *made.lessons())
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return f"{folder}\n{json.dumps(results.get('validation', results))}"
 

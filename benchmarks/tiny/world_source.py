@@ -189,6 +189,17 @@ class WorldSource:
         )
         return _with_frozen(video, kept, model, features=arm.uses_features)
 
+    def fill(self, model: str, part: slice) -> None:
+        """Makes what is missing of a part of the worlds, for arms that leave frames as they are: several processes may
+        share the work."""
+        loaded = GazeQwen.from_pretrained(model)
+        for index in range(len(self.seeds))[part]:
+            self.load(index, loaded, "inject" if loaded.extractor is not None else "none")
+
+    def parts(self, size: int = 20) -> list[slice]:
+        """Of all worlds, so many in each."""
+        return [slice(first, first + size) for first in range(0, len(self.seeds), size)]
+
     def _donor(self, index: int) -> int:
         donors = gaze_donors(self.ids, self.shuffle_seed)
         return self.seeds[self.ids.index(donors[self.ids[index]])]
