@@ -111,6 +111,10 @@ class StreamState:
             latency_ms=dict(self.latency_ms),
         )
 
+    def become(self, other: StreamState) -> None:
+        """Takes over all that `other`, a fork of this stream, holds; `other` must not be used afterwards."""
+        vars(self).update(vars(other))
+
     @property
     def steps(self) -> list[StepRecord]:
         """Steps held, oldest first."""

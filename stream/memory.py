@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from gazeqwen import prompts
 from gazeqwen.errors import ConfigError, InputError
@@ -85,12 +86,34 @@ class Memory:
     # -- what comes in -------------------------------------------------------------------------------------------------
 
     def take(self, steps: Sequence[Step]) -> None:
-        """Whole steps in order, at most CHUNK_STEPS.
+        """Whole steps in order, at most CHUNK_STEPS: all of them, or after an error none.
 
         Raises:
             InputError: as `GazeQwen.append`; the budget is too small for the sinks and one step, or the position limit
                 for the step's grid.
         """
+        with self._all_or_nothing():
+            frozen = self._take(steps)
+            kept = [(step.without_frames(), frozen[s : s + 1]) for s, step in enumerate(steps) if self._refill_s]
+        self.gaze_late_steps += sum(step.gaze_late for step in steps)
+        if self._refill_s:
+            self.kept += kept
+            while self.kept[0][0].span_s[1] <= steps[-1].span_s[1] - self._refill_s:
+                self.kept.popleft()
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """After an error inside the stream is as it was before: what it held then stands beside it meanwhile."""
+        before, counts = self.state.fork(), self.counts()
+        try:
+            yield
+        except BaseException:
+            self.state.become(before)
+            self.set_counts(counts)
+            raise
+
+    def _take(self, steps: Sequence[Step]) -> Frozen:
+        """Puts the steps in; returns what the frozen weights made of them."""
         state = self.state
         window = None if state.window is None else state.window.copy()
         frozen = self.source(steps, window, state.latency_ms)
@@ -106,13 +129,9 @@ class Memory:
         while done < len(steps):
             count = self._ready(steps[done:], frozen)
             part = slice(done, done + count)
-            self.model.append(state, steps[part], frozen=frozen[part], window=window)
+            self.model.grow(state, steps[part], frozen=frozen[part], window=window)
             done += count
-        self.gaze_late_steps += sum(step.gaze_late for step in steps)
-        if self._refill_s:
-            self.kept.extend((step.without_frames(), frozen[s : s + 1]) for s, step in enumerate(steps))
-            while self.kept[0][0].span_s[1] <= steps[-1].span_s[1] - self._refill_s:
-                self.kept.popleft()
+        return frozen
 
     def _ready(self, steps: Sequence[Step], frozen: Frozen) -> int:
         """How many of the steps go in next, at least one, once room and positions are made for them."""
@@ -126,7 +145,7 @@ class Memory:
         if count == 1 and self._positions_after(steps[:1], frozen) > usable:
             self._relocate()
             if self._positions_after(steps[:1], frozen) > usable:  # the time that has passed alone is too long
-                self.break_video(before=size)
+                self._end_segment(before=size)
         return count
 
     @property
@@ -177,26 +196,28 @@ class Memory:
         where they would take more than TURN_SHARE of the budget together."""
         closing = prompts.VISION_END if self.state.segment_start_s is not None else ""
         tokens = self._length(closing + text)
-        if self.limit_tokens is not None:
-            self._make_room(text=tokens)
-        if self.state.rope.next + tokens > self._usable_positions:
-            self._relocate()
-        self.model.append_text(self.state, text)
+        with self._all_or_nothing():
+            if self.limit_tokens is not None:
+                self._make_room(text=tokens)
+            if self.state.rope.next + tokens > self._usable_positions:
+                self._relocate()
+            self.model.grow_text(self.state, text)
 
-    def break_video(self, *, before: int = 0) -> None:
-        """Ends the open video segment: the next step opens one of its own, whose time counts from there.
+    def break_video(self) -> None:
+        """Ends the open video segment, if there is one: the next step opens one of its own, whose time counts from
+        there."""
+        if self.state.segment_start_s is not None:
+            with self._all_or_nothing():
+                self._end_segment()
 
-        Args:
-            before: video tokens that are about to come in: room is made for them too.
-        """
-        if self.state.segment_start_s is None:
-            return
+    def _end_segment(self, *, before: int = 0) -> None:
+        """Ends the open video segment. Room is made for so many video tokens too that are about to come in."""
         if self.limit_tokens is not None:
             closing = self._length(prompts.VISION_END)
             around = closing + self._length(prompts.VISION_START)
             if self.state.tokens + around + before > self.limit_tokens:
                 self._make_room(video=before, text=around)
-        self.model.append_text(self.state, "")
+        self.model.grow_text(self.state, "")
 
     def _encode(self, steps: Sequence[Step], window: RollingWindow | None, latency_ms: dict[str, float]) -> Frozen:
         return self.model.frozen(steps, arm=self.state.arm, window=window, latency_ms=latency_ms)
@@ -277,7 +298,7 @@ class Memory:
         kept = [(step, frozen) for step, frozen in self.kept if step.span_s[1] > oldest_s]
         for first in range(0, len(kept), CHUNK_STEPS):
             steps, parts = zip(*kept[first : first + CHUNK_STEPS], strict=True)
-            self.model.append(fresh, steps, frozen=Frozen.cat(parts))
+            self.model.grow(fresh, steps, frozen=Frozen.cat(parts))
         return fresh
 
     def warnings(self, seen: StreamState, *, refilled: bool) -> Iterator[str]:
