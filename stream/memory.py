@@ -73,6 +73,7 @@ class Memory:
         self.limit_tokens: int | None = None  # known once the first step's size is
         self._refill_s = refill_s
         self._opening = self._length(prompts.PREFIX + prompts.VISION_START)
+        self._marks = self._length(prompts.VISION_END + prompts.VISION_START)  # around a break
 
     def counts(self) -> dict[str, int | None]:
         """The counters, in plain JSON types."""
@@ -119,12 +120,7 @@ class Memory:
         frozen = self.source(steps, window, state.latency_ms)
         size = frozen.h * frozen.w
         self._set_limit(size)
-        if self._opening + max(frozen.h, frozen.w) > self.position_limit // 2:
-            raise InputError(
-                "position_limit",
-                expected=f"at least {2 * (self._opening + max(frozen.h, frozen.w))} for frames of this size",
-                found=str(self.position_limit),
-            )
+        self._require_positions(max(frozen.h, frozen.w))
         done = 0
         while done < len(steps):
             count = self._ready(steps[done:], frozen)
@@ -182,7 +178,8 @@ class Memory:
         around = self._length(prompts.VISION_END + text + prompts.ASSISTANT + prompts.NEXT_TURN + prompts.VISION_START)
         most = self._usable_positions - self.position_limit // 2
         if self.limit_tokens is not None:
-            most = min(most, int(TURN_SHARE * self.limit_tokens))
+            step = max((record.h * record.w for record in self.state.steps), default=0)
+            most = min(most, int(TURN_SHARE * self.limit_tokens), self.limit_tokens - self._least(step) + self._marks)
         if around + answer > most:
             raise InputError(
                 "remember",
@@ -206,17 +203,15 @@ class Memory:
     def break_video(self) -> None:
         """Ends the open video segment, if there is one: the next step opens one of its own, whose time counts from
         there."""
-        if self.state.segment_start_s is not None:
-            with self._all_or_nothing():
-                self._end_segment()
+        with self._all_or_nothing():
+            self._end_segment()
 
     def _end_segment(self, *, before: int = 0) -> None:
-        """Ends the open video segment. Room is made for so many video tokens too that are about to come in."""
-        if self.limit_tokens is not None:
-            closing = self._length(prompts.VISION_END)
-            around = closing + self._length(prompts.VISION_START)
-            if self.state.tokens + around + before > self.limit_tokens:
-                self._make_room(video=before, text=around)
+        """`break_video`; room is made for so many video tokens too that are about to come in."""
+        if self.state.segment_start_s is None:
+            return
+        if self.limit_tokens is not None and self.state.tokens + self._marks + before > self.limit_tokens:
+            self._make_room(video=before, text=self._marks)
         self.model.grow_text(self.state, "")
 
     def _encode(self, steps: Sequence[Step], window: RollingWindow | None, latency_ms: dict[str, float]) -> Frozen:
@@ -224,18 +219,37 @@ class Memory:
 
     # -- the budget ----------------------------------------------------------------------------------------------------
 
+    def _least(self, step: int) -> int:
+        """Tokens that must fit whatever comes: opening, sinks, one step of this many, and the marks around a break."""
+        sinks = [record.h * record.w for record in self.state.steps if record.id < self.policy.sink_steps]
+        return self._opening + sum(sinks) + (self.policy.sink_steps - len(sinks) + 1) * step + self._marks
+
+    def _require_positions(self, side: int) -> None:
+        """Raises InputError where a step of `side` positions may not fit, with everything else laid close together."""
+        held = self._opening + self._marks + side
+        above = held + side  # another step, below the positions that are left to a question
+        least = max(2 * held, above + (above - 1) // (RESERVED_SHARE - 1))
+        if self.position_limit < least:
+            raise InputError(
+                "position_limit",
+                expected=f"at least {least} for frames of this size",
+                found=str(self.position_limit),
+            )
+
     def _set_limit(self, step: int) -> None:
         if not self.budget:
             return
+        least, sinks = self._least(step), self.policy.sink_steps
         limit = self.budget.limit_tokens(
             opening=self._opening, step=step, bytes_per_token=self.model.backbone.kv_bytes_per_token
         )
-        least = self._opening + (self.policy.sink_steps + 1) * step
+        if (self.budget.steps or 0) > sinks:
+            limit = max(limit, least)
         if limit < least:
             raise InputError(
                 "budget",
-                expected=f"at least {least} tokens: the conversation's opening, {self.policy.sink_steps} sink steps "
-                f"and one step of {step}",
+                expected=f"at least {least} tokens: the conversation's opening, {sinks} sink steps and one step of "
+                f"{step}, and the marks around a break of the video",
                 found=str(limit),
                 fix="raise the budget, or take smaller frames",
             )

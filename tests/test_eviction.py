@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,10 +23,12 @@ from gazeqwen.state import Span, StepRecord
 from gazeqwen.types import GazeEvents, Step
 from stream import StreamSession
 from stream.eviction import OLD_SHARE, Gaze, Policy, Recent, Uniform, even_cells, gaze_cells
+from stream.steps import Break
 from tests.made_steps import (
     OPTIONS,
     QUESTION,
     SQUARE,
+    WIDE,
     answer_logits,
     example,
     held,
@@ -307,6 +310,59 @@ def test_a_report_adds_up(model: GazeQwen) -> None:
     official = StreamSession(official_tiny(), budget_steps=2, arm="none")
     official.extend(steps)
     assert official.report().steps_seen == 9 and official.report().other_bytes > 0
+
+
+def goes_on(session: StreamSession, *, size_px: tuple[int, int] = WIDE, rounds: int = 14) -> None:
+    """A stream of steps, breaks of the video, pauses and remembered turns, whatever of them the session takes."""
+    rng = np.random.default_rng(1)
+    start_s = 0.0
+    for turn in range(rounds):
+        steps = made_steps(int(rng.integers(1, 4)), start_s=start_s, size_px=size_px)
+        start_s = steps[-1].span_s[1] + float(rng.choice([0.0, 100.0]))
+        session.extend([*steps, Break(steps[-1].span_s[1])][: len(steps) + turn % 2])
+        if turn % 3:
+            pieces: Iterator[str] = iter(())
+            with contextlib.suppress(InputError):  # a turn that doesn't fit is refused before it is answered
+                pieces = session.ask(f"{turn}?", max_new_tokens=2, remember=True)
+            assert isinstance("".join(pieces), str)
+        limit = session.report().limit_tokens
+        assert limit is not None and session.state.tokens <= limit
+        assert session.report().next_position <= session.report().position_limit
+
+
+@pytest.mark.parametrize("policy", [Recent(), Recent(sink_steps=2), Uniform(tokens=5), Gaze(tokens=4, sink_steps=1)])
+def test_the_least_budget_takes_a_stream_without_end(model: GazeQwen, policy: Any) -> None:
+    least = opening(model) + (policy.sink_steps + 1) * SIZE + 2
+    for options in ({"budget_tokens": least}, {"budget_steps": policy.sink_steps + 1}):
+        session = StreamSession(model, policy=policy, position_limit=64, **options)
+        goes_on(session)
+        assert session.report().limit_tokens == least and session.report().relocations > 0
+    goes_on(StreamSession(model, policy=policy, position_limit=64, budget_tokens=least + 60))
+    refused = StreamSession(model, budget_tokens=least - 1, policy=policy)
+    with pytest.raises(InputError, match=rf"budget: expected at least {least} tokens: .*break of the video, found"):
+        refused.append(made_steps(1)[0])
+
+
+def test_a_turn_that_the_sinks_leave_no_room_for_is_refused(model: GazeQwen) -> None:
+    """A quarter of the budget would take it, but then the next step had no room."""
+    policy = Recent(sink_steps=8)
+    session = StreamSession(model, budget_tokens=opening(model) + 9 * SIZE + 2 + 20, policy=policy)
+    session.extend(made_steps(3))
+    with pytest.raises(InputError, match="a turn of at most 22 tokens"):
+        session.ask("What is that?", max_new_tokens=20, remember=True)
+    session.extend(made_steps(9, start_s=3.0))
+    with pytest.raises(InputError, match="a turn of at most 22 tokens"):
+        session.ask("What is that?", max_new_tokens=20, remember=True)
+
+
+def test_the_least_positions_take_a_stream_without_end(model: GazeQwen) -> None:
+    long = (28, 28 * 60)  # 1 x 60 video tokens
+    least = max(2 * (opening(model) + 2 + 60), -(-8 * (opening(model) + 2 + 120) // 7) - 1)
+    session = StreamSession(model, budget_steps=2, position_limit=least)
+    goes_on(session, size_px=long, rounds=8)
+    refused = StreamSession(model, position_limit=least - 1)
+    with pytest.raises(InputError, match=f"position_limit: expected at least {least} for"):
+        refused.append(made_steps(1, size_px=long)[0])
 
 
 def test_frames_of_another_size_stay_within_the_limit(model: GazeQwen) -> None:
