@@ -387,7 +387,8 @@ class GazeQwen(nn.Module):
         positions = self._positions(rope, steps, encoded, start_s)
         self._require_room(rope)
         if opening:
-            self._append_text(state, prompts.VISION_START, turn=state.turns - 1 if state.turns else None)
+            self._append_text(state, prompts.VISION_START)
+            state.bind_marks()
         with _timed(state.latency_ms, "prefill"):
             self._append(state, encoded.visual.flatten(0, 1), positions, plan=self.plan([(encoded, 0, 0)]))
         records = [
@@ -409,8 +410,11 @@ class GazeQwen(nn.Module):
     @torch.no_grad()
     def grow_text(self, state: StreamState, text: str) -> None:
         """`append_text` as `grow` is `append`."""
-        if whole := self._after_video(state) + text:
-            self._append_text(state, whole, turn=state.turns)
+        closing = self._after_video(state)
+        if closing + text:
+            self._append_text(state, closing + text)
+            mark, both = len(self._ids(closing)), state.spans.pop().tokens
+            state.spans += [Span(n, turn=turn) for n, turn in ((mark, None), (both - mark, state.turns)) if n]
             state.turns += 1
         state.segment_start_s = None
 
@@ -425,13 +429,13 @@ class GazeQwen(nn.Module):
         ]
         return torch.cat([rope.step(second, encoded.h, encoded.w) for second in seconds], dim=1)
 
-    def _append_text(self, state: StreamState, text: str, *, turn: int | None = None) -> Tensor:
+    def _append_text(self, state: StreamState, text: str) -> Tensor:
         """Text into the cache; returns the last hidden states (1, L, D). As `grow`."""
         ids = self._ids(text)
         positions = state.rope.text(len(ids))
         self._require_room(state.rope)
         hidden = self._append(state, self.backbone.embed_ids(ids), positions)
-        state.spans.append(Span(len(ids), turn=turn))
+        state.spans.append(Span(len(ids)))
         return hidden
 
     def _require_room(self, rope: MRope) -> None:

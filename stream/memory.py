@@ -29,7 +29,7 @@ LEAST_POSITIONS = 64
 RESERVED_SHARE = 8  # one part of so many of the positions is left to a question and its answer
 CHUNK_STEPS = 8  # more are no faster, and a forward of 16 takes 5 % more memory at its peak
 
-_COUNTERS = ("thinned_without_gaze", "gaze_late_steps", "turns_evicted", "relocations", "limit_tokens")
+_COUNTERS = ("thinned_without_gaze", "gaze_late_steps", "relocations", "limit_tokens")
 
 # (steps, V-JEPA's state before them, milliseconds by part) -> what `GazeQwen.frozen` makes of them. Moves the state on,
 # and adds its own time: to "cache" where it reads instead of computing.
@@ -69,7 +69,7 @@ class Memory:
         self.model, self.state, self.budget, self.policy = model, state, budget, policy
         self.source: FrozenSource = source or self._encode
         self.kept: deque[tuple[Step, Frozen]] = deque()
-        self.thinned_without_gaze = self.gaze_late_steps = self.turns_evicted = self.relocations = 0
+        self.thinned_without_gaze = self.gaze_late_steps = self.relocations = 0
         self.limit_tokens: int | None = None  # known once the first step's size is
         self._refill_s = refill_s
         self._opening = self._length(prompts.PREFIX + prompts.VISION_START)
@@ -170,7 +170,6 @@ class Memory:
                 if not turns:
                     raise
                 self.state.forget([turns.pop(0)])
-                self.turns_evicted += 1
         self.relocations += 1
 
     def require_turn(self, text: str, *, answer: int) -> None:
@@ -286,7 +285,6 @@ class Memory:
         if room < 0:
             raise InputError("budget", expected=f"room for {fixed} tokens", found=str(self.limit_tokens))
         self.state.forget(gone)
-        self.turns_evicted += len(gone)
         changed = self.policy.keep(steps, room)
         if isinstance(self.policy, Gaze):
             of = {span.step.id: span for span in steps if span.step is not None}

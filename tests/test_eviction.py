@@ -312,6 +312,18 @@ def test_a_report_adds_up(model: GazeQwen) -> None:
     assert official.report().steps_seen == 9 and official.report().other_bytes > 0
 
 
+def well_formed(session: StreamSession) -> bool:
+    """Video segments are opened once and ended once, steps are in them and turns between them. Marks are the texts of
+    one token."""
+    inside = True
+    for span in session.state.spans[2:]:
+        mark = span.step is None and span.tokens == 1
+        if not mark and inside != (span.step is not None):
+            return False
+        inside ^= mark
+    return inside == (session.state.segment_start_s is not None)
+
+
 def goes_on(session: StreamSession, *, size_px: tuple[int, int] = WIDE, rounds: int = 14) -> None:
     """A stream of steps, breaks of the video, pauses and remembered turns, whatever of them the session takes."""
     rng = np.random.default_rng(1)
@@ -325,6 +337,7 @@ def goes_on(session: StreamSession, *, size_px: tuple[int, int] = WIDE, rounds: 
             with contextlib.suppress(InputError):  # a turn that doesn't fit is refused before it is answered
                 pieces = session.ask(f"{turn}?", max_new_tokens=2, remember=True)
             assert isinstance("".join(pieces), str)
+        assert well_formed(session)
         limit = session.report().limit_tokens
         assert limit is not None and session.state.tokens <= limit
         assert session.report().next_position <= session.report().position_limit
