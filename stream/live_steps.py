@@ -8,6 +8,9 @@ and counted (`StreamCounts`), never guessed at:
     out of order        a frame from before the newest one, by less than `clock_jump_s`: dropped
     gap                 more than `max_gap_s` without a frame: what was pending becomes a step of its own, its last
                         frame repeated if there is one only; the next frame begins a new step. No step spans the gap
+    stall               a question more than `max_gap_s` after the newest frame: that frame is not shown as the present.
+                        What the question sees ends as if the next frame had come when it was due, before its `Cut`'s
+                        time
     clock jump          the source's clock goes back by more than `clock_jump_s`, or runs ahead of the time that has
                         passed by more than that: as a gap, then a `Break`; the stream's own time goes on by what passed
     late gaze           a step waits up to `gaze_wait_ms` for gaze up to its end, then goes on without it, marked
@@ -47,6 +50,7 @@ class StreamCounts:
         frames, gaze_samples: pushed.
         frames_duplicate, frames_out_of_order, frames_bad_time: dropped.
         gaps, clock_jumps: as the module says; steps_cut_short: made of what was pending then.
+        cuts_stalled: questions during a stall.
         gaze_late_steps: went on without waiting any longer.
         gaze_late, gaze_off_clock, gaze_duplicate, gaze_bad_time: samples dropped.
         gaze_unused: samples of times without video, which no step took.
@@ -59,6 +63,7 @@ class StreamCounts:
     gaps: int = 0
     clock_jumps: int = 0
     steps_cut_short: int = 0
+    cuts_stalled: int = 0
     gaze_samples: int = 0
     gaze_late_steps: int = 0
     gaze_late: int = 0
@@ -86,7 +91,7 @@ class StepBuilder:
     Args:
         fps, vjepa_fps: frames a second for Qwen and for V-JEPA (`model.config.fps`, `model.config.features.fps`).
         gaze_wait_ms: longest that a step waits for its gaze; None where there is no tracker.
-        max_gap_s: longest time between two frames that a step may span.
+        max_gap_s: longest time between two frames that a step may span, and that a frame counts as what is seen now.
         clock_jump_s: smallest jump that is taken for one.
         detector_parameters: of the fixation detector `ivt`.
 
@@ -219,22 +224,28 @@ class StepBuilder:
         """For a question now: steps that still wait for their gaze go on without it, then the `Cut` with what the
         wearer has seen since as its tail. The stream goes on as if nobody had asked, but for those steps.
 
+        Where no frame has come for more than `max_gap_s`, the tail ends before the Cut's time, when the next one was
+        due: nothing is known of the time since.
+
         Raises:
             InputError: no frame has come in.
         """
         if self._newest is None:
             raise InputError("cut", expected="at least one frame before a question", found="none")
         ready: list[Step | Break | Cut] = [*self.poll(now_s=math.inf)]
-        until_s = max(self._stream_time(now_s), self._newest.time_s)
+        newest_s = self._newest.time_s
+        until_s = stop_s = max(self._stream_time(now_s), newest_s)
+        if until_s - newest_s > self.max_gap_s:
+            self._counts["cuts_stalled"] += 1
+            stop_s = min(newest_s + self._interval_s, until_s)
         ahead = Assembler(self._assembler.start_s, list(self._assembler.pending), list(self._assembler.chosen))
-        for_qwen, _ = self._claimed(self._newest.time_s, until_s, last=True)
-        draft = ahead.push(Frame(self._newest.time_s, until_s - self._newest.time_s, self._newest.image), for_qwen)
-        draft = draft or ahead.rest(until_s)
+        for_qwen, _ = self._claimed(newest_s, stop_s, last=True)
+        draft = ahead.push(Frame(newest_s, stop_s - newest_s, self._newest.image), for_qwen) or ahead.rest(stop_s)
         tail = None
         if draft is not None:
             samples = self._samples()
             source = copy.deepcopy(self._source(samples))
-            tail = draft.step(samples, source, stop_s=until_s, partial=True)
+            tail = draft.step(samples, source, stop_s=stop_s, partial=True)
         return [*ready, Cut(until_s, tail)]
 
     def finish(self, *, end_s: float | None = None) -> list[Step | Break]:

@@ -228,6 +228,30 @@ def test_no_step_spans_a_gap(stop: float) -> None:
     assert all(b.span_s[1] > a.span_s[1] for a, b in pairwise(steps))
 
 
+@pytest.mark.parametrize("stop", [3.0, 3.3, 3.55])
+def test_a_question_during_a_stall_is_not_shown_an_old_frame_as_the_present(stop: float) -> None:
+    asked, quiet = plain(), plain()
+    times = every(0, stop)
+    items = run(asked, times)
+    newest_s = times[-1]
+    (soon,) = asked.cut(now_s=1000 + newest_s + 1.9)
+    assert isinstance(soon, Cut) and soon.tail is not None and soon.tail.span_s[1] == soon.t_s
+    assert soon.t_s == pytest.approx(newest_s + 1.9) and asked.counts.cuts_stalled == 0
+    late_s = newest_s + 9.0
+    (cut,) = asked.cut(now_s=1000 + late_s)
+    assert isinstance(cut, Cut) and cut.t_s == pytest.approx(late_s) and asked.counts.cuts_stalled == 1
+    assert cut.tail is not None and cut.tail.partial and cut.tail.span_s[1] == pytest.approx(newest_s + 0.1)
+    model = moved_tiny()
+    session = StreamSession(model, arm="none")
+    session.extend([*items, cut])
+    answer = session.choose(QUESTION, OPTIONS)
+    assert answer.t_s == pytest.approx(late_s) and answer.span_s[1] == pytest.approx(newest_s + 0.1)
+    assert session.choose(QUESTION, OPTIONS, window_s=5.0).steps == 0  # nothing was seen in these seconds
+    rest = every(newest_s + 10.0, newest_s + 13.0)
+    items = [*items, *run(asked, rest), *asked.finish()]
+    assert_same(items, [*run(quiet, times), *run(quiet, rest), *quiet.finish()])
+
+
 def test_a_burst_after_a_stall_is_no_fault() -> None:
     clean, stalled = plain(), plain()
     times = every(0, 8)
