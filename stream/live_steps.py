@@ -14,7 +14,9 @@ and counted (`StreamCounts`), never guessed at:
     clock jump          the source's clock goes back by more than `clock_jump_s`, or runs ahead of the time that has
                         passed by more than that: as a gap, then a `Break`; the stream's own time goes on by what passed
     late gaze           a step waits up to `gaze_wait_ms` for gaze up to its end, then goes on without it, marked
-                        (`Step.gaze_late`); a sample that comes later still is dropped
+                        (`Step.gaze_late`); a sample that comes later still is dropped. Nothing waits at a question or
+                        at the stream's end: the step there is marked if its newest gaze is more than `gaze_wait_ms`
+                        before its end, which is more than a tracker's usual delay
     gaze off the clock  a sample from the future: dropped
 
 The stream's time is 0 at the first frame and never goes back.
@@ -51,7 +53,8 @@ class StreamCounts:
         frames_duplicate, frames_out_of_order, frames_bad_time: dropped.
         gaps, clock_jumps: as the module says; steps_cut_short: made of what was pending then.
         cuts_stalled: questions during a stall.
-        gaze_late_steps: went on without waiting any longer.
+        gaze_late_steps: went on without waiting any longer; tails of questions not counted, as they are no steps of the
+            stream.
         gaze_late, gaze_off_clock, gaze_duplicate, gaze_bad_time: samples dropped.
         gaze_unused: samples of times without video, which no step took.
     """
@@ -245,7 +248,8 @@ class StepBuilder:
         if draft is not None:
             samples = self._samples()
             source = copy.deepcopy(self._source(samples))
-            tail = draft.step(samples, source, stop_s=stop_s, partial=True)
+            step = draft.step(samples, source, stop_s=stop_s, partial=True)
+            tail = replace(step, gaze_late=self._behind(stop_s))
         return [*ready, Cut(until_s, tail)]
 
     def finish(self, *, end_s: float | None = None) -> list[Step | Break]:
@@ -263,10 +267,10 @@ class StepBuilder:
         rest = self._assembler.rest(stop_s)
         ready: list[Step | Break] = []
         for item in self._waiting:
-            ready.append(item if isinstance(item, Break) else self._step(item[0], late=False))
+            ready.append(item if isinstance(item, Break) else self._step(item[0], late=self._behind(item[0].stop_s)))
         self._waiting.clear()
         if rest is not None:
-            ready.append(self._step(rest, late=False, partial=True))
+            ready.append(self._step(rest, late=self._behind(stop_s), partial=True))
         self._newest, self._finished = None, True
         return ready
 
@@ -355,6 +359,10 @@ class StepBuilder:
         del self._gaze[: bisect_right(self._gaze, draft.stop_s, key=_time)]
         self._counts["gaze_late_steps"] += late
         return replace(step, gaze_late=late)
+
+    def _behind(self, stop_s: float) -> bool:
+        """Whether gaze up to this time is not just on its way."""
+        return self._wait_s is not None and self._gaze_newest_s < stop_s - self._wait_s
 
     def _stream_time(self, now_s: float) -> float:
         return now_s - self._least_lag_s - self._offset_s

@@ -306,6 +306,30 @@ def test_late_gaze_is_waited_for_then_marked() -> None:
     assert run(plain(), every(0, 0.7))[0].gaze_late is False  # no tracker, nothing to wait for
 
 
+@pytest.mark.parametrize(("gaze_until_s", "late"), [(0.0, True), (1.0, True), (1.3, False), (1.35, False)])
+def test_the_last_step_is_marked_where_its_gaze_stays_away(gaze_until_s: float, late: bool) -> None:
+    """At a question and at the stream's end nothing waits: what usually is on its way is not missed, more is."""
+    builder = plain(gaze_wait_ms=200.0)
+    items: list[Any] = []
+    for t in every(0, 1.35):
+        items += builder.push_frame(PICTURE, t, now_s=10 + t)
+        if t < gaze_until_s:
+            items += builder.push_gaze([t, t + 0.05], [(0.5, 0.5)] * 2, now_s=10.05 + t)
+    *items_then, cut = [*items, *builder.cut(now_s=11.35)]
+    assert isinstance(cut, Cut) and cut.tail is not None and cut.tail.gaze_late is late
+    counted = builder.counts.gaze_late_steps
+    assert counted == sum(step.gaze_late for step in items_then)
+    session = StreamSession(moved_tiny(), arm="none")
+    session.extend([*items_then, cut])
+    marked = [step.gaze_late for step in [*items_then, cut.tail]]
+    warning = f"{sum(marked)} steps went on before their gaze had arrived"
+    assert (warning in session.choose(QUESTION, OPTIONS).warnings) is any(marked)
+    (last,) = builder.finish(end_s=1.4)
+    assert last.partial and last.gaze_late is late and builder.counts.gaze_late_steps == counted + late
+    without = plain()
+    assert not any(step.gaze_late for step in [*run(without, every(0, 1.35)), *without.finish()])
+
+
 def test_odd_gaze_is_counted() -> None:
     builder = plain(gaze_wait_ms=0.0)
     builder.push_frame(PICTURE, 0.0, now_s=10.0)
