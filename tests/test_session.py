@@ -576,6 +576,19 @@ def test_a_refilled_window_is_a_stream_that_starts_there(model: GazeQwen) -> Non
             assert "V-JEPA features of the window's first 1 s saw frames before it" in answer.warnings
 
 
+def test_a_window_is_refilled_where_steps_are_held_in_part(model: GazeQwen) -> None:
+    steps = made_steps(5)
+    session = session_of(
+        model, steps, window_s=60.0, window="refill", budget_tokens=90, policy=Gaze(tokens=4), arm="none"
+    )
+    assert session.state.thinned_steps == 2 and not session.state.evicted
+    answer = session.choose(QUESTION, OPTIONS)
+    assert_near(answer, session_of(model, steps, arm="none").choose(QUESTION, OPTIONS))
+    assert answer.steps == 5 and not any("only some tokens" in warning for warning in answer.warnings)
+    thinned = session.choose(QUESTION, OPTIONS, window_s=None)
+    assert "of 2 older steps only some tokens are held" in thinned.warnings
+
+
 def test_only_the_first_seconds_of_a_refilled_window_know_what_came_before(model: GazeQwen) -> None:
     steps, features = made_steps(6), model.config.features
     reach = (
