@@ -79,8 +79,7 @@ class StreamState:
         segment_start_s: the time that the open video segment counts from (its first frame's), None between segments.
         newest_s: end of the newest step's span: a question must not come before it.
         fixations: the recording's scanpath, needed under compat="official" only.
-        steps_appended: running number of the next step; evicted: ids of steps that left; evicted_tokens: video and
-            text tokens that left.
+        steps_appended: running number, the id, of the next step; evicted_tokens: video and text tokens that left.
         turns: texts that ended a video segment so far.
         latency_ms: time spent so far, by part.
     """
@@ -95,7 +94,6 @@ class StreamState:
     newest_s: float = float("-inf")
     fixations: Fixations | None = None
     steps_appended: int = 0
-    evicted: list[int] = field(default_factory=list)
     evicted_tokens: int = 0
     turns: int = 0
     latency_ms: dict[str, float] = field(default_factory=dict)
@@ -108,7 +106,6 @@ class StreamState:
             rope=self.rope.copy(),
             window=None if self.window is None else self.window.copy(),
             spans=list(self.spans),
-            evicted=list(self.evicted),
             latency_ms=dict(self.latency_ms),
         )
 
@@ -120,6 +117,17 @@ class StreamState:
     def steps(self) -> list[StepRecord]:
         """Steps held, oldest first."""
         return [span.step for span in self.spans if span.step is not None]
+
+    @property
+    def evicted(self) -> list[int]:
+        """Ids of the steps that left, ascending: all but those held, so nothing is kept of them."""
+        held = {record.id for record in self.steps}
+        return [id for id in range(self.steps_appended) if id not in held]
+
+    @property
+    def evicted_steps(self) -> int:
+        """How many steps left."""
+        return self.steps_appended - len(self.steps)
 
     @property
     def turns_held(self) -> int:
@@ -199,7 +207,6 @@ class StreamState:
                 span = replace(span, tokens=len(wanted), cells=None if whole else wanted)
             kept.append((span, rows))
         self._keep(kept)
-        self.evicted += sorted({span.step.id for span, rows in kept if span.step is not None and not len(rows)})
 
     def bind_marks(self) -> None:
         """A video segment has just been opened: its mark, and the one that ended the segment before, leave with the

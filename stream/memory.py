@@ -321,8 +321,8 @@ class Memory:
             refilled: it began with the window.
         """
         state, features = self.state, self.model.config.features
-        no_longer_held = 0 if refilled else len(state.evicted)
-        if hidden := len(seen.evicted) - no_longer_held:
+        no_longer_held = 0 if refilled else state.evicted_steps
+        if hidden := seen.evicted_steps - no_longer_held:
             yield f"the steps kept have seen {hidden} older ones that the window hides"
         if no_longer_held:
             yield f"the steps kept have seen {no_longer_held} older ones that are no longer held"

@@ -79,7 +79,7 @@ class SessionReport:
             other_bytes=window
             + sum(frozen.bytes for _, frozen in memory.kept)
             + sum(step.frames.nbytes + step.vjepa_frames.nbytes for step in frames_held),
-            evicted_steps=len(state.evicted),
+            evicted_steps=state.evicted_steps,
             evicted_tokens=state.evicted_tokens,
             turns_held=state.turns_held,
             turns_evicted=state.turns - state.turns_held,

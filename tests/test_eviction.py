@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from gazeqwen.backbone import cache_length
 from gazeqwen.errors import ConfigError, InputError
 from gazeqwen.injection import inject
 from gazeqwen.state import Span, StepRecord
+from gazeqwen.state_tensors import pack_state
 from gazeqwen.types import GazeEvents, Step
 from stream import StreamSession
 from stream.eviction import OLD_SHARE, Gaze, Policy, Recent, Uniform, even_cells, gaze_cells
@@ -287,6 +289,19 @@ def test_sinks_and_the_opening_never_leave(model: GazeQwen) -> None:
     with pytest.raises(InputError, match="2 sink steps and one step of 18"):
         StreamSession(model, budget_steps=2, policy=Recent(sink_steps=2)).append(made_steps(1)[0])
     assert session.state.spans[0].step is None and session.state.spans[1].turn is None
+
+
+def test_what_has_left_takes_no_memory(model: GazeQwen) -> None:
+    session = StreamSession(model, budget_steps=4, policy=Recent(sink_steps=1), arm="none")
+    session.extend(made_steps(16))
+    sizes = [len(json.dumps(pack_state(session.state)[1]))]
+    session.extend(made_steps(48, start_s=16.0))
+    sizes.append(len(json.dumps(pack_state(session.state)[1])))
+    assert session.state.evicted == [*range(1, 61)] and session.state.evicted_steps == 60
+    assert sizes[1] < sizes[0] + 60  # digits of times alone
+    fork = session.state.fork()
+    fork.evict([0, 62])
+    assert fork.evicted == [*range(61), 62] and session.state.evicted_steps == 60
 
 
 def test_a_report_adds_up(model: GazeQwen) -> None:
