@@ -10,9 +10,11 @@ Positions are bounded too: before a step would use the last eighth of them, ever
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 from gazeqwen import prompts
 from gazeqwen.errors import ConfigError, InputError
@@ -69,6 +71,7 @@ class Memory:
         self.model, self.state, self.budget, self.policy = model, state, budget, policy
         self.source: FrozenSource = source or self._encode
         self.kept: deque[tuple[Step, Frozen]] = deque()
+        self._ends_s: tuple[float, ...] = ()  # of the video segments that ended between steps kept
         self.thinned_without_gaze = self.gaze_late_steps = self.relocations = 0
         self.limit_tokens: int | None = None  # known once the first step's size is
         self._refill_s = refill_s
@@ -101,15 +104,17 @@ class Memory:
             self.kept += kept
             while self.kept[0][0].span_s[1] <= steps[-1].span_s[1] - self._refill_s:
                 self.kept.popleft()
+            self._ends_s = tuple(end_s for end_s in self._ends_s if end_s >= self.kept[0][0].span_s[1])
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         """After an error inside the stream is as it was before: what it held then stands beside it meanwhile."""
-        before, counts = self.state.fork(), self.counts()
+        before, counts, ends_s = self.state.fork(), self.counts(), self._ends_s
         try:
             yield
         except BaseException:
             self.state.become(before)
+            self._ends_s = ends_s
             self.set_counts(counts)
             raise
 
@@ -212,6 +217,8 @@ class Memory:
         if self.limit_tokens is not None and self.state.tokens + self._marks + before > self.limit_tokens:
             self._make_room(video=before, text=self._marks)
         self.model.grow_text(self.state, "")
+        if self._refill_s:
+            self._ends_s += (self.state.newest_s,)
 
     def _encode(self, steps: Sequence[Step], window: RollingWindow | None, latency_ms: dict[str, float]) -> Frozen:
         return self.model.frozen(steps, arm=self.state.arm, window=window, latency_ms=latency_ms)
@@ -304,13 +311,17 @@ class Memory:
     # -- what goes out -------------------------------------------------------------------------------------------------
 
     def refilled(self, oldest_s: float) -> StreamState:
-        """A stream that begins with the first step that ends after `oldest_s`, from what was kept."""
+        """A stream that begins with the first step that ends after `oldest_s`, from what was kept, with the breaks of
+        the video between its steps."""
         fresh = self.model.start(arm=self.state.arm, fixations=self.state.fixations)
         fresh.latency_ms = dict(self.state.latency_ms)
         kept = [(step, frozen) for step, frozen in self.kept if step.span_s[1] > oldest_s]
-        for first in range(0, len(kept), CHUNK_STEPS):
-            steps, parts = zip(*kept[first : first + CHUNK_STEPS], strict=True)
-            self.model.grow(fresh, steps, frozen=Frozen.cat(parts))
+        ends_s = [-math.inf, *self._ends_s, math.inf]
+        for segment in ([k for k in kept if a < k[0].span_s[1] <= b] for a, b in pairwise(ends_s)):
+            self.model.grow_text(fresh, "")
+            for first in range(0, len(segment), CHUNK_STEPS):
+                steps, parts = zip(*segment[first : first + CHUNK_STEPS], strict=True)
+                self.model.grow(fresh, steps, frozen=Frozen.cat(parts))
         return fresh
 
     def warnings(self, seen: StreamState, *, refilled: bool) -> Iterator[str]:

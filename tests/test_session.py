@@ -576,6 +576,23 @@ def test_a_refilled_window_is_a_stream_that_starts_there(model: GazeQwen) -> Non
             assert "V-JEPA features of the window's first 1 s saw frames before it" in answer.warnings
 
 
+def test_a_refilled_window_has_its_breaks(model: GazeQwen) -> None:
+    """Also one at its very end, and the break that a pause longer than the positions left makes by itself."""
+    steps = [*made_steps(14), *made_steps(3, start_s=300.0)]
+    items = [*steps[:3], Break(3.0), *steps[3:11], Break(11.0), Break(11.0), *steps[11:], Break(303.0)]
+    options: dict[str, Any] = {"arm": "none", "position_limit": 200}
+    for window_s, first, inside in ((301.0, 2, items[2:]), (293.0, 10, items[11:]), (292.0, 11, items[14:])):
+        refilled = StreamSession(model, window="refill", window_s=301.0, **options)
+        refilled.extend(items)
+        refilled.at(Cut(303.0, None))
+        straight = StreamSession(model, **options)
+        straight.extend(inside)
+        answer = refilled.choose(QUESTION, OPTIONS, window_s=window_s)
+        assert answer.steps == len(steps) - first
+        assert_near(answer, straight.choose(QUESTION, OPTIONS))
+    assert len(refilled._memory._ends_s) <= 4
+
+
 def test_a_window_is_refilled_where_steps_are_held_in_part(model: GazeQwen) -> None:
     steps = made_steps(5)
     session = session_of(
