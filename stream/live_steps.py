@@ -12,7 +12,9 @@ and counted (`StreamCounts`), never guessed at:
                         What the question sees ends as if the next frame had come when it was due, before its `Cut`'s
                         time
     clock jump          the source's clock goes back by more than `clock_jump_s`, or runs ahead of the time that has
-                        passed by more than that: as a gap, then a `Break`; the stream's own time goes on by what passed
+                        passed by more than that: as a gap, then a `Break`; the stream's own time goes on by what
+                        passed. Running ahead is told from a late frame by the least delay of the last LAG_WINDOW_S,
+                        once frames have come for `clock_jump_s`: a late first frame is no jump
     late gaze           a step waits up to `gaze_wait_ms` for gaze up to its end, then goes on without it, marked
                         (`Step.gaze_late`); a sample that comes later still is dropped. Nothing waits at a question or
                         at the stream's end: the step there is marked if its newest gaze is more than `gaze_wait_ms`
@@ -40,6 +42,7 @@ from stream.ivt import require_number
 from stream.steps import SPAN_MARGIN_S, Assembler, Break, CausalIVT, Cut, Draft
 from stream.video import Frame
 
+LAG_WINDOW_S = 300.0  # of frames' delays decide the least one, so a clock that drifts or was set is found again
 GAZE_KEPT_S = 30.0  # of gaze is kept while no step takes it
 MOST_EARLY_SAMPLES = 10_000  # kept from before the first frame
 
@@ -128,7 +131,8 @@ class StepBuilder:
         self._finished = False
         self._interval_s = 1 / vjepa_fps  # between the newest two frames
         self._offset_s = 0.0  # source's time minus the stream's
-        self._least_lag_s = math.inf  # of arrival behind the source's clock
+        self._lags: deque[tuple[float, float]] = deque()  # (arrival, lag behind the source's clock), both ascending
+        self._lags_since_s = math.inf  # arrival of the first frame that the lags are known from
         self._waiting: deque[tuple[Draft, float] | Break] = deque()  # a draft with the time it goes on at
         self._fixations: CausalIVT | None = None  # made for the first frame's shape
         self._early: deque[tuple[float, float, float, bool]] = deque(maxlen=MOST_EARLY_SAMPLES)
@@ -277,7 +281,8 @@ class StepBuilder:
     # -- frames --------------------------------------------------------------------------------------------------------
 
     def _begin(self, image: np.ndarray, t_s: float, now_s: float) -> None:
-        self._offset_s, self._least_lag_s = t_s, now_s - t_s
+        self._offset_s = t_s
+        self._take_lag(now_s, now_s - t_s)
         self._newest = _Newest(0.0, image, now_s)
         parameters = {"frame_aspect": image.shape[1] / image.shape[0], **self._parameters}
         self._fixations = CausalIVT(GazeSamples.build([], np.zeros((0, 2))), parameters)
@@ -287,8 +292,9 @@ class StepBuilder:
     def _next_frame(self, newest: _Newest, image: np.ndarray, t_s: float, now_s: float) -> None:
         time_s, lag_s = t_s - self._offset_s, now_s - t_s
         passed_s = time_s - newest.time_s
-        # Behind a slow network frames come late and then in a burst; none comes sooner than on the best of days.
-        jumped = passed_s < -self.clock_jump_s or lag_s < self._least_lag_s - self.clock_jump_s
+        # Behind a slow network frames come late and then in a burst; none comes sooner than at the best of times.
+        known = now_s - self._lags_since_s >= self.clock_jump_s
+        jumped = passed_s < -self.clock_jump_s or (known and lag_s < self._least_lag_s - self.clock_jump_s)
         if not jumped and passed_s <= 0:
             self._counts["frames_duplicate" if passed_s == 0 else "frames_out_of_order"] += 1
             return
@@ -297,7 +303,8 @@ class StepBuilder:
             self._cut_short(now_s)
             self._waiting.append(Break(newest.time_s))
             time_s = newest.time_s + max(now_s - newest.arrived_s, self._interval_s)
-            self._offset_s, self._least_lag_s = t_s - time_s, lag_s
+            self._offset_s = t_s - time_s
+            self._lags.clear()
             self._restart(time_s)
         elif passed_s > self.max_gap_s:
             self._counts["gaps"] += 1
@@ -306,7 +313,7 @@ class StepBuilder:
         else:
             self._settle(time_s, now_s)
             self._interval_s = passed_s
-        self._least_lag_s = min(self._least_lag_s, lag_s)
+        self._take_lag(now_s, lag_s)
         self._newest = _Newest(time_s, image, now_s)
 
     def _claimed(self, time_s: float, next_s: float, *, last: bool) -> tuple[bool, list[int]]:
@@ -363,6 +370,20 @@ class StepBuilder:
     def _behind(self, stop_s: float) -> bool:
         """Whether gaze up to this time is not just on its way."""
         return self._wait_s is not None and self._gaze_newest_s < stop_s - self._wait_s
+
+    def _take_lag(self, now_s: float, lag_s: float) -> None:
+        """A frame's delay. Those that a later, smaller one has made needless are dropped: the first is the least."""
+        while self._lags and self._lags[0][0] < now_s - LAG_WINDOW_S:
+            self._lags.popleft()
+        if not self._lags:
+            self._lags_since_s = now_s
+        while self._lags and self._lags[-1][1] >= lag_s:
+            self._lags.pop()
+        self._lags.append((now_s, lag_s))
+
+    @property
+    def _least_lag_s(self) -> float:
+        return self._lags[0][1]
 
     def _stream_time(self, now_s: float) -> float:
         return now_s - self._least_lag_s - self._offset_s

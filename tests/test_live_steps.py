@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gazeqwen.errors import ConfigError, InputError
 from gazeqwen.types import GazeEvents, GazeSamples, Step
 from stream import StreamSession, open_recording
-from stream.live_steps import StepBuilder
+from stream.live_steps import LAG_WINDOW_S, StepBuilder
 from stream.recording import Recording
 from stream.steps import Break, CausalIVT, Cut, FrameSelection, build_steps, once_each
 from stream.video import Frame, iter_frames
@@ -282,6 +282,36 @@ def test_a_clock_jump_begins_a_new_segment(jump_s: float) -> None:
     session.extend(items)
     assert session.report().turns_held == 1 and session.report().steps_held == len(steps) - steps[-1].partial
     assert session.choose(QUESTION, OPTIONS).steps == len(steps)
+
+
+@pytest.mark.parametrize(("late_s", "gaps"), [(1.6, 0), (5.0, 1)])
+def test_a_late_first_frame_is_no_clock_jump(late_s: float, gaps: int) -> None:
+    """It comes late, the frames behind it are lost, and the next one comes in time."""
+    builder = plain()
+    items = builder.push_frame(PICTURE, 0.0, now_s=1000 + late_s)
+    items += run(builder, every(late_s + 0.1, late_s + 4.0))
+    assert (builder.counts.clock_jumps, builder.counts.gaps) == (0, gaps)
+    (cut,) = builder.cut(now_s=1000 + late_s + 4.0)
+    assert isinstance(cut, Cut) and cut.t_s == pytest.approx(late_s + 4.0)
+    assert all(isinstance(item, Step) for item in items)
+    for t in every(late_s + 4.0, late_s + 8.0):  # a jump is one all the same, when it comes after that
+        builder.push_frame(PICTURE, t + 3600.0, now_s=1000 + t)
+    assert builder.counts.clock_jumps == 1
+
+
+def test_a_clock_that_was_set_a_little_is_found_again() -> None:
+    """Less than a jump: what has passed since the newest frame is 0.9 s too long, until the delay before is old."""
+    builder = plain()
+    run(builder, every(0, 10, 0.25))
+    asked: list[float] = []
+    for t in every(10, 10 + LAG_WINDOW_S + 20, 0.25):
+        builder.push_frame(PICTURE, t - 0.9, now_s=1000 + t)
+        if t in (20.0, 310.0, 320.0):
+            *_, cut = builder.cut(now_s=1000 + t + 0.1)
+            assert isinstance(cut, Cut)
+            asked.append(cut.t_s - (t - 0.9))
+    assert asked == pytest.approx([1.0, 0.1, 0.1]) and builder.counts.clock_jumps == 0
+    assert len(builder._lags) < 10
 
 
 def test_late_gaze_is_waited_for_then_marked() -> None:
