@@ -248,8 +248,9 @@ def test_a_question_during_a_stall_is_not_shown_an_old_frame_as_the_present(stop
     assert answer.t_s == pytest.approx(late_s) and answer.span_s[1] == pytest.approx(newest_s + 0.1)
     assert session.choose(QUESTION, OPTIONS, window_s=5.0).steps == 0  # nothing was seen in these seconds
     rest = every(newest_s + 10.0, newest_s + 13.0)
-    items = [*items, *run(asked, rest), *asked.finish()]
-    assert_same(items, [*run(quiet, times), *run(quiet, rest), *quiet.finish()])
+    found: list[Any] = [*items, *run(asked, rest), *asked.finish()]
+    expected: list[Any] = [*run(quiet, times), *run(quiet, rest), *quiet.finish()]
+    assert_same(found, expected)
 
 
 def test_a_burst_after_a_stall_is_no_fault() -> None:
@@ -355,9 +356,11 @@ def test_the_last_step_is_marked_where_its_gaze_stays_away(gaze_until_s: float, 
     warning = f"{sum(marked)} steps went on before their gaze had arrived"
     assert (warning in session.choose(QUESTION, OPTIONS).warnings) is any(marked)
     (last,) = builder.finish(end_s=1.4)
-    assert last.partial and last.gaze_late is late and builder.counts.gaze_late_steps == counted + late
+    assert isinstance(last, Step) and last.partial and last.gaze_late is late
+    assert builder.counts.gaze_late_steps == counted + late
     without = plain()
-    assert not any(step.gaze_late for step in [*run(without, every(0, 1.35)), *without.finish()])
+    steps: list[Any] = [*run(without, every(0, 1.35)), *without.finish()]
+    assert not any(step.gaze_late for step in steps)
 
 
 def test_odd_gaze_is_counted() -> None:
