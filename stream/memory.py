@@ -231,10 +231,10 @@ class Memory:
         return self._opening + sum(sinks) + (self.policy.sink_steps - len(sinks) + 1) * step + self._marks
 
     def _require_positions(self, side: int) -> None:
-        """Raises InputError where a step of `side` positions may not fit, with everything else laid close together."""
-        held = self._opening + self._marks + side
-        above = held + side  # another step, below the positions that are left to a question
-        least = max(2 * held, above + (above - 1) // (RESERVED_SHARE - 1))
+        """Raises InputError where steps of `side` positions laid close together may not fit the lower half, or a break
+        and the next step not what is usable of the upper one."""
+        lower, upper = self._opening + self._marks + side, self._marks + side
+        least = max(2 * lower, -(-2 * RESERVED_SHARE * upper // (RESERVED_SHARE - 2)))
         if self.position_limit < least:
             raise InputError(
                 "position_limit",

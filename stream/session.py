@@ -233,7 +233,7 @@ class StreamSession:
     def extend(self, steps: Iterable[Step | Break | Cut], *, progress: Callable[[int], Any] | None = None) -> None:
         """Steps in order, many to a forward; the same as one at a time. Waiting for them counts as decoding time. Of a
         live stream (`StepBuilder`) all that it gives: after a Cut, questions are about its time. After an error the
-        steps up to `newest_s` are in, and the session goes on with those after it."""
+        steps up to `newest_s` are in, and it goes on with what comes after them. A Break may be given twice."""
         for _ in self.follow(steps, progress=progress):
             pass
 
