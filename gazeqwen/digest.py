@@ -19,6 +19,8 @@ def add_tensors(digest: Any, tensors: Mapping[str, Any]) -> None:
     for name, tensor in sorted(tensors.items()):
         if isinstance(tensor, torch.Tensor):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            if tensor.dtype == torch.bool:  # a copy makes any byte but 0 a 1
+                tensor = tensor.view(torch.uint8)
             if tensor.numel():  # an empty one may have strides that can't be viewed as bytes
                 # A tensor of one number may have a stride of 0 and be contiguous; a clone has one of 1.
                 flat = tensor.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1)

@@ -329,7 +329,7 @@ class GazeQwen(nn.Module):
         frozen: Frozen | None = None,
         window: RollingWindow | None = None,
     ) -> list[StepRecord]:
-        """Puts steps into the stream's cache; many at once equal one at a time. Refused steps leave it as it was.
+        """Puts steps into the stream's cache; many at once equal one at a time. An error leaves it as it was.
 
         Args:
             frozen: as `encode`.
@@ -341,6 +341,21 @@ class GazeQwen(nn.Module):
             ConfigError: under compat="official", a second call for the same segment, or with an arm that injects: its
                 features and times are those of the whole clip.
         """
+        grown = state.fork()  # a forward that fails halfway leaves layers of unequal length: not in the state itself
+        records = self.grow(grown, steps, frozen=frozen, window=window)
+        state.become(grown)
+        return records
+
+    @torch.no_grad()
+    def grow(
+        self,
+        state: StreamState,
+        steps: Sequence[Step],
+        *,
+        frozen: Frozen | None = None,
+        window: RollingWindow | None = None,
+    ) -> list[StepRecord]:
+        """`append` without a copy of the cache to go back to: after an error the state is to be thrown away."""
         newest_s = state.newest_s
         for step in steps:
             if step.frame_times_s[0] < newest_s - 1e-6 or step.span_s[1] <= newest_s:
@@ -371,25 +386,35 @@ class GazeQwen(nn.Module):
             start_s = float(steps[0].frame_times_s[0])
         positions = self._positions(rope, steps, encoded, start_s)
         self._require_room(rope)
-        grown = state.fork()  # a forward that fails halfway leaves layers of unequal length: not in the state itself
         if opening:
-            self._append_text(grown, prompts.VISION_START, turn=state.turns - 1 if state.turns else None)
+            self._append_text(state, prompts.VISION_START)
+            state.bind_marks()
         with _timed(state.latency_ms, "prefill"):
-            self._append(grown, encoded.visual.flatten(0, 1), positions, plan=self.plan([(encoded, 0, 0)]))
+            self._append(state, encoded.visual.flatten(0, 1), positions, plan=self.plan([(encoded, 0, 0)]))
         records = [
             StepRecord.of(step, id=state.steps_appended + s, h=encoded.h, w=encoded.w) for s, step in enumerate(steps)
         ]
-        state.cache, state.rope, state.window = grown.cache, rope, window
-        state.positions, state.segment_start_s, state.newest_s = grown.positions, start_s, newest_s
-        state.spans = grown.spans + [Span(encoded.h * encoded.w, record) for record in records]
+        state.rope, state.window, state.segment_start_s, state.newest_s = rope, window, start_s, newest_s
+        state.spans += [Span(encoded.h * encoded.w, record) for record in records]
         state.steps_appended += len(steps)
         return records
 
     @torch.no_grad()
     def append_text(self, state: StreamState, text: str) -> None:
-        """Puts text between video segments (a turn that stays); video appended after it starts a new segment."""
-        if whole := self._after_video(state) + text:
-            self._append_text(state, whole, turn=state.turns)
+        """Puts text between video segments (a turn that stays); video appended after it starts a new segment. An error
+        leaves the stream as it was."""
+        grown = state.fork()
+        self.grow_text(grown, text)
+        state.become(grown)
+
+    @torch.no_grad()
+    def grow_text(self, state: StreamState, text: str) -> None:
+        """`append_text` as `grow` is `append`."""
+        closing = self._after_video(state)
+        if closing + text:
+            self._append_text(state, closing + text)
+            mark, both = len(self._ids(closing)), state.spans.pop().tokens
+            state.spans += [Span(n, turn=turn) for n, turn in ((mark, None), (both - mark, state.turns)) if n]
             state.turns += 1
         state.segment_start_s = None
 
@@ -404,15 +429,13 @@ class GazeQwen(nn.Module):
         ]
         return torch.cat([rope.step(second, encoded.h, encoded.w) for second in seconds], dim=1)
 
-    def _append_text(self, state: StreamState, text: str, *, turn: int | None = None) -> Tensor:
-        """Text into the cache; returns the last hidden states (1, L, D)."""
-        ids, rope = self._ids(text), state.rope.copy()
-        positions = rope.text(len(ids))
-        self._require_room(rope)
-        grown = state.fork()
-        hidden = self._append(grown, self.backbone.embed_ids(ids), positions)
-        state.cache, state.rope, state.positions = grown.cache, rope, grown.positions
-        state.spans.append(Span(len(ids), turn=turn))
+    def _append_text(self, state: StreamState, text: str) -> Tensor:
+        """Text into the cache; returns the last hidden states (1, L, D). As `grow`."""
+        ids = self._ids(text)
+        positions = state.rope.text(len(ids))
+        self._require_room(state.rope)
+        hidden = self._append(state, self.backbone.embed_ids(ids), positions)
+        state.spans.append(Span(len(ids)))
         return hidden
 
     def _require_room(self, rope: MRope) -> None:

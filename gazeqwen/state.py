@@ -50,8 +50,9 @@ class Span:
 
     Attributes:
         cells: (tokens,) ascending cells of the step's grid in raster order that are held; None for all of them.
-        turn: number of the turn, or of the break between two video segments, that the text belongs to; None for what
-            stands before the first video segment and its opening: that is never evicted.
+        turn: number of the turn that the text is, or that the marks around it belong to; a break between two video
+            segments is a turn of its two marks alone. None for what can't leave: what stands before the first video
+            segment, its opening mark, and the mark that ended the last one until the next one begins.
     """
 
     tokens: int
@@ -78,8 +79,7 @@ class StreamState:
         segment_start_s: the time that the open video segment counts from (its first frame's), None between segments.
         newest_s: end of the newest step's span: a question must not come before it.
         fixations: the recording's scanpath, needed under compat="official" only.
-        steps_appended: running number of the next step; evicted: ids of steps that left; evicted_tokens: video and
-            text tokens that left.
+        steps_appended: running number, the id, of the next step; evicted_tokens: video and text tokens that left.
         turns: texts that ended a video segment so far.
         latency_ms: time spent so far, by part.
     """
@@ -94,7 +94,6 @@ class StreamState:
     newest_s: float = float("-inf")
     fixations: Fixations | None = None
     steps_appended: int = 0
-    evicted: list[int] = field(default_factory=list)
     evicted_tokens: int = 0
     turns: int = 0
     latency_ms: dict[str, float] = field(default_factory=dict)
@@ -107,14 +106,34 @@ class StreamState:
             rope=self.rope.copy(),
             window=None if self.window is None else self.window.copy(),
             spans=list(self.spans),
-            evicted=list(self.evicted),
             latency_ms=dict(self.latency_ms),
         )
+
+    def become(self, other: StreamState) -> None:
+        """Takes over all that `other`, a fork of this stream, holds; `other` must not be used afterwards."""
+        vars(self).update(vars(other))
 
     @property
     def steps(self) -> list[StepRecord]:
         """Steps held, oldest first."""
         return [span.step for span in self.spans if span.step is not None]
+
+    @property
+    def evicted(self) -> list[int]:
+        """Ids of the steps that left, ascending: all but those held, so nothing is kept of them."""
+        held = {record.id for record in self.steps}
+        return [id for id in range(self.steps_appended) if id not in held]
+
+    @property
+    def evicted_steps(self) -> int:
+        """How many steps left."""
+        return self.steps_appended - len(self.steps)
+
+    @property
+    def turns_held(self) -> int:
+        """Turns and breaks of which something is held; since the video's end, at least that."""
+        held = {span.turn for span in self.spans if span.turn is not None}
+        return len(held | {self.turns - 1}) if self.turns and self.segment_start_s is None else len(held)
 
     @property
     def thinned_steps(self) -> int:
@@ -188,10 +207,24 @@ class StreamState:
                 span = replace(span, tokens=len(wanted), cells=None if whole else wanted)
             kept.append((span, rows))
         self._keep(kept)
-        self.evicted += sorted({span.step.id for span, rows in kept if span.step is not None and not len(rows)})
+
+    def bind_marks(self) -> None:
+        """A video segment has just been opened: its mark, and the one that ended the segment before, leave with the
+        newest turn between them. So what is held always reads as segments, each opened once and ended once."""
+        texts = [i for i, span in enumerate(self.spans) if span.step is None and span.turn is None]
+        for i in texts[2:]:  # the first two are the conversation's opening
+            self.spans[i] = replace(self.spans[i], turn=self.turns - 1)
 
     def forget(self, turns: Collection[int]) -> None:
-        """Removes the text of these turns, `Span.turn`. Survivors keep their positions and what they saw of it."""
+        """Removes the text of these turns, `Span.turn`, and the marks of video segments that the last turn between them
+        leaves with nothing to part. Survivors keep their positions and what they saw of it.
+
+        Raises:
+            InputError: not the oldest ones: older ones are held.
+        """
+        newer = [span.turn for span in self.spans if span.turn is not None and span.turn not in turns]
+        if turns and newer and max(turns) > min(newer):
+            raise InputError("turns", expected=f"ones before {min(newer)}", found=str(sorted(turns)))
         gone = [span.turn in turns if span.turn is not None else False for span in self.spans]
         self._keep([(span, np.arange(0 if left else span.tokens)) for span, left in zip(self.spans, gone, strict=True)])
 

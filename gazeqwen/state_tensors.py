@@ -22,7 +22,7 @@ from gazeqwen.types import GazeEvents
 
 _SAMPLES = ("sample_t_s", "sample_valid", "sample_used")
 _EVENTS = tuple(f.name for f in fields(GazeEvents) if f.name not in (*_SAMPLES, "open_fixations"))
-_COUNTS = ("segment_start_s", "steps_appended", "evicted", "evicted_tokens", "turns", "latency_ms")
+_COUNTS = ("segment_start_s", "steps_appended", "evicted_tokens", "turns", "latency_ms")
 
 
 def pack_gaze(gazes: Sequence[GazeEvents], prefix: str) -> tuple[dict[str, Tensor], list[list[int]]]:

@@ -30,7 +30,8 @@ class Budget:
     """What a stream may hold; at most one is given. It is never passed, whatever comes in at once.
 
     Attributes:
-        steps: as much as so many whole steps and the conversation's opening take.
+        steps: as much as so many whole steps and the conversation's opening take; one besides the sinks is enough, and
+            the marks around a break of the video then come on top.
         tokens: all tokens, text among them.
         bytes: of keys and values.
     """

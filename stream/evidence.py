@@ -37,7 +37,7 @@ def evidence(records: Sequence[StepRecord], state: StreamState, *, t_s: float) -
         "steps": len(records),
         "steps_without_gaze": sum(not record.gaze.any_valid for record in records),
         "open_fixations": records[-1].gaze.open_fixations if records else 0,
-        "evicted_steps": len(state.evicted),
+        "evicted_steps": state.evicted_steps,
         "latency_ms": latencies(state.latency_ms),
     }
 

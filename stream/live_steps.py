@@ -8,10 +8,17 @@ and counted (`StreamCounts`), never guessed at:
     out of order        a frame from before the newest one, by less than `clock_jump_s`: dropped
     gap                 more than `max_gap_s` without a frame: what was pending becomes a step of its own, its last
                         frame repeated if there is one only; the next frame begins a new step. No step spans the gap
+    stall               a question more than `max_gap_s` after the newest frame: that frame is not shown as the present.
+                        What the question sees ends as if the next frame had come when it was due, before its `Cut`'s
+                        time
     clock jump          the source's clock goes back by more than `clock_jump_s`, or runs ahead of the time that has
-                        passed by more than that: as a gap, then a `Break`; the stream's own time goes on by what passed
+                        passed by more than that: as a gap, then a `Break`; the stream's own time goes on by what
+                        passed. Running ahead is told from a late frame by the least delay of the last LAG_WINDOW_S,
+                        once frames have come for `clock_jump_s`: a late first frame is no jump
     late gaze           a step waits up to `gaze_wait_ms` for gaze up to its end, then goes on without it, marked
-                        (`Step.gaze_late`); a sample that comes later still is dropped
+                        (`Step.gaze_late`); a sample that comes later still is dropped. Nothing waits at a question or
+                        at the stream's end: the step there is marked if its newest gaze is more than `gaze_wait_ms`
+                        before its end, which is more than a tracker's usual delay
     gaze off the clock  a sample from the future: dropped
 
 The stream's time is 0 at the first frame and never goes back.
@@ -35,6 +42,7 @@ from stream.ivt import require_number
 from stream.steps import SPAN_MARGIN_S, Assembler, Break, CausalIVT, Cut, Draft
 from stream.video import Frame
 
+LAG_WINDOW_S = 300.0  # of frames' delays decide the least one, so a clock that drifts or was set is found again
 GAZE_KEPT_S = 30.0  # of gaze is kept while no step takes it
 MOST_EARLY_SAMPLES = 10_000  # kept from before the first frame
 
@@ -47,7 +55,9 @@ class StreamCounts:
         frames, gaze_samples: pushed.
         frames_duplicate, frames_out_of_order, frames_bad_time: dropped.
         gaps, clock_jumps: as the module says; steps_cut_short: made of what was pending then.
-        gaze_late_steps: went on without waiting any longer.
+        cuts_stalled: questions during a stall.
+        gaze_late_steps: went on without waiting any longer; tails of questions not counted, as they are no steps of the
+            stream.
         gaze_late, gaze_off_clock, gaze_duplicate, gaze_bad_time: samples dropped.
         gaze_unused: samples of times without video, which no step took.
     """
@@ -59,6 +69,7 @@ class StreamCounts:
     gaps: int = 0
     clock_jumps: int = 0
     steps_cut_short: int = 0
+    cuts_stalled: int = 0
     gaze_samples: int = 0
     gaze_late_steps: int = 0
     gaze_late: int = 0
@@ -86,7 +97,7 @@ class StepBuilder:
     Args:
         fps, vjepa_fps: frames a second for Qwen and for V-JEPA (`model.config.fps`, `model.config.features.fps`).
         gaze_wait_ms: longest that a step waits for its gaze; None where there is no tracker.
-        max_gap_s: longest time between two frames that a step may span.
+        max_gap_s: longest time between two frames that a step may span, and that a frame counts as what is seen now.
         clock_jump_s: smallest jump that is taken for one.
         detector_parameters: of the fixation detector `ivt`.
 
@@ -120,7 +131,8 @@ class StepBuilder:
         self._finished = False
         self._interval_s = 1 / vjepa_fps  # between the newest two frames
         self._offset_s = 0.0  # source's time minus the stream's
-        self._least_lag_s = math.inf  # of arrival behind the source's clock
+        self._lags: deque[tuple[float, float]] = deque()  # (arrival, lag behind the source's clock), both ascending
+        self._lags_since_s = math.inf  # arrival of the first frame that the lags are known from
         self._waiting: deque[tuple[Draft, float] | Break] = deque()  # a draft with the time it goes on at
         self._fixations: CausalIVT | None = None  # made for the first frame's shape
         self._early: deque[tuple[float, float, float, bool]] = deque(maxlen=MOST_EARLY_SAMPLES)
@@ -219,22 +231,29 @@ class StepBuilder:
         """For a question now: steps that still wait for their gaze go on without it, then the `Cut` with what the
         wearer has seen since as its tail. The stream goes on as if nobody had asked, but for those steps.
 
+        Where no frame has come for more than `max_gap_s`, the tail ends before the Cut's time, when the next one was
+        due: nothing is known of the time since.
+
         Raises:
             InputError: no frame has come in.
         """
         if self._newest is None:
             raise InputError("cut", expected="at least one frame before a question", found="none")
         ready: list[Step | Break | Cut] = [*self.poll(now_s=math.inf)]
-        until_s = max(self._stream_time(now_s), self._newest.time_s)
+        newest_s = self._newest.time_s
+        until_s = stop_s = max(self._stream_time(now_s), newest_s)
+        if until_s - newest_s > self.max_gap_s:
+            self._counts["cuts_stalled"] += 1
+            stop_s = min(newest_s + self._interval_s, until_s)
         ahead = Assembler(self._assembler.start_s, list(self._assembler.pending), list(self._assembler.chosen))
-        for_qwen, _ = self._claimed(self._newest.time_s, until_s, last=True)
-        draft = ahead.push(Frame(self._newest.time_s, until_s - self._newest.time_s, self._newest.image), for_qwen)
-        draft = draft or ahead.rest(until_s)
+        for_qwen, _ = self._claimed(newest_s, stop_s, last=True)
+        draft = ahead.push(Frame(newest_s, stop_s - newest_s, self._newest.image), for_qwen) or ahead.rest(stop_s)
         tail = None
         if draft is not None:
             samples = self._samples()
             source = copy.deepcopy(self._source(samples))
-            tail = draft.step(samples, source, stop_s=until_s, partial=True)
+            step = draft.step(samples, source, stop_s=stop_s, partial=True)
+            tail = replace(step, gaze_late=self._behind(stop_s))
         return [*ready, Cut(until_s, tail)]
 
     def finish(self, *, end_s: float | None = None) -> list[Step | Break]:
@@ -252,17 +271,18 @@ class StepBuilder:
         rest = self._assembler.rest(stop_s)
         ready: list[Step | Break] = []
         for item in self._waiting:
-            ready.append(item if isinstance(item, Break) else self._step(item[0], late=False))
+            ready.append(item if isinstance(item, Break) else self._step(item[0], late=self._behind(item[0].stop_s)))
         self._waiting.clear()
         if rest is not None:
-            ready.append(self._step(rest, late=False, partial=True))
+            ready.append(self._step(rest, late=self._behind(stop_s), partial=True))
         self._newest, self._finished = None, True
         return ready
 
     # -- frames --------------------------------------------------------------------------------------------------------
 
     def _begin(self, image: np.ndarray, t_s: float, now_s: float) -> None:
-        self._offset_s, self._least_lag_s = t_s, now_s - t_s
+        self._offset_s = t_s
+        self._take_lag(now_s, now_s - t_s)
         self._newest = _Newest(0.0, image, now_s)
         parameters = {"frame_aspect": image.shape[1] / image.shape[0], **self._parameters}
         self._fixations = CausalIVT(GazeSamples.build([], np.zeros((0, 2))), parameters)
@@ -272,8 +292,9 @@ class StepBuilder:
     def _next_frame(self, newest: _Newest, image: np.ndarray, t_s: float, now_s: float) -> None:
         time_s, lag_s = t_s - self._offset_s, now_s - t_s
         passed_s = time_s - newest.time_s
-        # Behind a slow network frames come late and then in a burst; none comes sooner than on the best of days.
-        jumped = passed_s < -self.clock_jump_s or lag_s < self._least_lag_s - self.clock_jump_s
+        # Behind a slow network frames come late and then in a burst; none comes sooner than at the best of times.
+        known = now_s - self._lags_since_s >= self.clock_jump_s
+        jumped = passed_s < -self.clock_jump_s or (known and lag_s < self._least_lag_s - self.clock_jump_s)
         if not jumped and passed_s <= 0:
             self._counts["frames_duplicate" if passed_s == 0 else "frames_out_of_order"] += 1
             return
@@ -282,7 +303,8 @@ class StepBuilder:
             self._cut_short(now_s)
             self._waiting.append(Break(newest.time_s))
             time_s = newest.time_s + max(now_s - newest.arrived_s, self._interval_s)
-            self._offset_s, self._least_lag_s = t_s - time_s, lag_s
+            self._offset_s = t_s - time_s
+            self._lags.clear()
             self._restart(time_s)
         elif passed_s > self.max_gap_s:
             self._counts["gaps"] += 1
@@ -291,7 +313,7 @@ class StepBuilder:
         else:
             self._settle(time_s, now_s)
             self._interval_s = passed_s
-        self._least_lag_s = min(self._least_lag_s, lag_s)
+        self._take_lag(now_s, lag_s)
         self._newest = _Newest(time_s, image, now_s)
 
     def _claimed(self, time_s: float, next_s: float, *, last: bool) -> tuple[bool, list[int]]:
@@ -344,6 +366,24 @@ class StepBuilder:
         del self._gaze[: bisect_right(self._gaze, draft.stop_s, key=_time)]
         self._counts["gaze_late_steps"] += late
         return replace(step, gaze_late=late)
+
+    def _behind(self, stop_s: float) -> bool:
+        """Whether gaze up to this time is not just on its way."""
+        return self._wait_s is not None and self._gaze_newest_s < stop_s - self._wait_s
+
+    def _take_lag(self, now_s: float, lag_s: float) -> None:
+        """A frame's delay. Those that a later, smaller one has made needless are dropped: the first is the least."""
+        while self._lags and self._lags[0][0] < now_s - LAG_WINDOW_S:
+            self._lags.popleft()
+        if not self._lags:
+            self._lags_since_s = now_s
+        while self._lags and self._lags[-1][1] >= lag_s:
+            self._lags.pop()
+        self._lags.append((now_s, lag_s))
+
+    @property
+    def _least_lag_s(self) -> float:
+        return self._lags[0][1]
 
     def _stream_time(self, now_s: float) -> float:
         return now_s - self._least_lag_s - self._offset_s

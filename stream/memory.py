@@ -10,8 +10,11 @@ Positions are bounded too: before a step would use the last eighth of them, ever
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 
 from gazeqwen import prompts
 from gazeqwen.errors import ConfigError, InputError
@@ -28,7 +31,7 @@ LEAST_POSITIONS = 64
 RESERVED_SHARE = 8  # one part of so many of the positions is left to a question and its answer
 CHUNK_STEPS = 8  # more are no faster, and a forward of 16 takes 5 % more memory at its peak
 
-_COUNTERS = ("thinned_without_gaze", "gaze_late_steps", "turns_evicted", "relocations", "limit_tokens")
+_COUNTERS = ("thinned_without_gaze", "gaze_late_steps", "relocations", "limit_tokens")
 
 # (steps, V-JEPA's state before them, milliseconds by part) -> what `GazeQwen.frozen` makes of them. Moves the state on,
 # and adds its own time: to "cache" where it reads instead of computing.
@@ -68,10 +71,12 @@ class Memory:
         self.model, self.state, self.budget, self.policy = model, state, budget, policy
         self.source: FrozenSource = source or self._encode
         self.kept: deque[tuple[Step, Frozen]] = deque()
-        self.thinned_without_gaze = self.gaze_late_steps = self.turns_evicted = self.relocations = 0
+        self._ends_s: tuple[float, ...] = ()  # of the video segments that ended between steps kept
+        self.thinned_without_gaze = self.gaze_late_steps = self.relocations = 0
         self.limit_tokens: int | None = None  # known once the first step's size is
         self._refill_s = refill_s
         self._opening = self._length(prompts.PREFIX + prompts.VISION_START)
+        self._marks = self._length(prompts.VISION_END + prompts.VISION_START)  # around a break
 
     def counts(self) -> dict[str, int | None]:
         """The counters, in plain JSON types."""
@@ -85,34 +90,49 @@ class Memory:
     # -- what comes in -------------------------------------------------------------------------------------------------
 
     def take(self, steps: Sequence[Step]) -> None:
-        """Whole steps in order, at most CHUNK_STEPS.
+        """Whole steps in order, at most CHUNK_STEPS: all of them, or after an error none.
 
         Raises:
             InputError: as `GazeQwen.append`; the budget is too small for the sinks and one step, or the position limit
                 for the step's grid.
         """
+        with self._all_or_nothing():
+            frozen = self._take(steps)
+            kept = [(step.without_frames(), frozen[s : s + 1]) for s, step in enumerate(steps) if self._refill_s]
+        self.gaze_late_steps += sum(step.gaze_late for step in steps)
+        if self._refill_s:
+            self.kept += kept
+            while self.kept[0][0].span_s[1] <= steps[-1].span_s[1] - self._refill_s:
+                self.kept.popleft()
+            self._ends_s = tuple(end_s for end_s in self._ends_s if end_s >= self.kept[0][0].span_s[1])
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """After an error inside the stream is as it was before: what it held then stands beside it meanwhile."""
+        before, counts, ends_s = self.state.fork(), self.counts(), self._ends_s
+        try:
+            yield
+        except BaseException:
+            self.state.become(before)
+            self._ends_s = ends_s
+            self.set_counts(counts)
+            raise
+
+    def _take(self, steps: Sequence[Step]) -> Frozen:
+        """Puts the steps in; returns what the frozen weights made of them."""
         state = self.state
         window = None if state.window is None else state.window.copy()
         frozen = self.source(steps, window, state.latency_ms)
         size = frozen.h * frozen.w
         self._set_limit(size)
-        if self._opening + max(frozen.h, frozen.w) > self.position_limit // 2:
-            raise InputError(
-                "position_limit",
-                expected=f"at least {2 * (self._opening + max(frozen.h, frozen.w))} for frames of this size",
-                found=str(self.position_limit),
-            )
+        self._require_positions(max(frozen.h, frozen.w))
         done = 0
         while done < len(steps):
             count = self._ready(steps[done:], frozen)
             part = slice(done, done + count)
-            self.model.append(state, steps[part], frozen=frozen[part], window=window)
+            self.model.grow(state, steps[part], frozen=frozen[part], window=window)
             done += count
-        self.gaze_late_steps += sum(step.gaze_late for step in steps)
-        if self._refill_s:
-            self.kept.extend((step.without_frames(), frozen[s : s + 1]) for s, step in enumerate(steps))
-            while self.kept[0][0].span_s[1] <= steps[-1].span_s[1] - self._refill_s:
-                self.kept.popleft()
+        return frozen
 
     def _ready(self, steps: Sequence[Step], frozen: Frozen) -> int:
         """How many of the steps go in next, at least one, once room and positions are made for them."""
@@ -126,7 +146,7 @@ class Memory:
         if count == 1 and self._positions_after(steps[:1], frozen) > usable:
             self._relocate()
             if self._positions_after(steps[:1], frozen) > usable:  # the time that has passed alone is too long
-                self.break_video(before=size)
+                self._end_segment(before=size)
         return count
 
     @property
@@ -155,7 +175,6 @@ class Memory:
                 if not turns:
                     raise
                 self.state.forget([turns.pop(0)])
-                self.turns_evicted += 1
         self.relocations += 1
 
     def require_turn(self, text: str, *, answer: int) -> None:
@@ -163,7 +182,8 @@ class Memory:
         around = self._length(prompts.VISION_END + text + prompts.ASSISTANT + prompts.NEXT_TURN + prompts.VISION_START)
         most = self._usable_positions - self.position_limit // 2
         if self.limit_tokens is not None:
-            most = min(most, int(TURN_SHARE * self.limit_tokens))
+            step = max((record.h * record.w for record in self.state.steps), default=0)
+            most = min(most, int(TURN_SHARE * self.limit_tokens), self.limit_tokens - self._least(step) + self._marks)
         if around + answer > most:
             raise InputError(
                 "remember",
@@ -177,44 +197,65 @@ class Memory:
         where they would take more than TURN_SHARE of the budget together."""
         closing = prompts.VISION_END if self.state.segment_start_s is not None else ""
         tokens = self._length(closing + text)
-        if self.limit_tokens is not None:
-            self._make_room(text=tokens)
-        if self.state.rope.next + tokens > self._usable_positions:
-            self._relocate()
-        self.model.append_text(self.state, text)
+        with self._all_or_nothing():
+            if self.limit_tokens is not None:
+                self._make_room(text=tokens)
+            if self.state.rope.next + tokens > self._usable_positions:
+                self._relocate()
+            self.model.grow_text(self.state, text)
 
-    def break_video(self, *, before: int = 0) -> None:
-        """Ends the open video segment: the next step opens one of its own, whose time counts from there.
+    def break_video(self) -> None:
+        """Ends the open video segment, if there is one: the next step opens one of its own, whose time counts from
+        there."""
+        with self._all_or_nothing():
+            self._end_segment()
 
-        Args:
-            before: video tokens that are about to come in: room is made for them too.
-        """
+    def _end_segment(self, *, before: int = 0) -> None:
+        """`break_video`; room is made for so many video tokens too that are about to come in."""
         if self.state.segment_start_s is None:
             return
-        if self.limit_tokens is not None:
-            closing = self._length(prompts.VISION_END)
-            around = closing + self._length(prompts.VISION_START)
-            if self.state.tokens + around + before > self.limit_tokens:
-                self._make_room(video=before, text=around)
-        self.model.append_text(self.state, "")
+        if self.limit_tokens is not None and self.state.tokens + self._marks + before > self.limit_tokens:
+            self._make_room(video=before, text=self._marks)
+        self.model.grow_text(self.state, "")
+        if self._refill_s:
+            self._ends_s += (self.state.newest_s,)
 
     def _encode(self, steps: Sequence[Step], window: RollingWindow | None, latency_ms: dict[str, float]) -> Frozen:
         return self.model.frozen(steps, arm=self.state.arm, window=window, latency_ms=latency_ms)
 
     # -- the budget ----------------------------------------------------------------------------------------------------
 
+    def _least(self, step: int) -> int:
+        """Tokens that must fit whatever comes: opening, sinks, one step of this many, and the marks around a break."""
+        sinks = [record.h * record.w for record in self.state.steps if record.id < self.policy.sink_steps]
+        return self._opening + sum(sinks) + (self.policy.sink_steps - len(sinks) + 1) * step + self._marks
+
+    def _require_positions(self, side: int) -> None:
+        """Raises InputError where steps of `side` positions laid close together may not fit the lower half, or a break
+        and the next step not what is usable of the upper one."""
+        lower, upper = self._opening + self._marks + side, self._marks + side
+        least = max(2 * lower, -(-2 * RESERVED_SHARE * upper // (RESERVED_SHARE - 2)))
+        if self.position_limit < least:
+            raise InputError(
+                "position_limit",
+                expected=f"at least {least} for frames of this size",
+                found=str(self.position_limit),
+            )
+
     def _set_limit(self, step: int) -> None:
         if not self.budget:
             return
+        least, sinks = self._least(step), self.policy.sink_steps
         limit = self.budget.limit_tokens(
             opening=self._opening, step=step, bytes_per_token=self.model.backbone.kv_bytes_per_token
         )
-        least = self._opening + (self.policy.sink_steps + 1) * step
+        if (self.budget.steps or 0) > sinks:
+            limit = max(limit, least)
         if limit < least:
             raise InputError(
                 "budget",
-                expected=f"at least {least} tokens: the conversation's opening, {self.policy.sink_steps} sink steps "
-                f"and one step of {step}",
+                expected=f"at least {least} tokens: the conversation's opening, {sinks} sink steps and one step of "
+                f"{step}, and the marks around a break of the video",
                 found=str(limit),
                 fix="raise the budget, or take smaller frames",
             )
@@ -251,7 +292,6 @@ class Memory:
         if room < 0:
             raise InputError("budget", expected=f"room for {fixed} tokens", found=str(self.limit_tokens))
         self.state.forget(gone)
-        self.turns_evicted += len(gone)
         changed = self.policy.keep(steps, room)
         if isinstance(self.policy, Gaze):
             of = {span.step.id: span for span in steps if span.step is not None}
@@ -271,13 +311,17 @@ class Memory:
     # -- what goes out -------------------------------------------------------------------------------------------------
 
     def refilled(self, oldest_s: float) -> StreamState:
-        """A stream that begins with the first step that ends after `oldest_s`, from what was kept."""
+        """A stream that begins with the first step that ends after `oldest_s`, from what was kept, with the breaks of
+        the video between its steps."""
         fresh = self.model.start(arm=self.state.arm, fixations=self.state.fixations)
         fresh.latency_ms = dict(self.state.latency_ms)
         kept = [(step, frozen) for step, frozen in self.kept if step.span_s[1] > oldest_s]
-        for first in range(0, len(kept), CHUNK_STEPS):
-            steps, parts = zip(*kept[first : first + CHUNK_STEPS], strict=True)
-            self.model.append(fresh, steps, frozen=Frozen.cat(parts))
+        ends_s = [-math.inf, *self._ends_s, math.inf]
+        for segment in ([k for k in kept if a < k[0].span_s[1] <= b] for a, b in pairwise(ends_s)):
+            self.model.grow_text(fresh, "")
+            for first in range(0, len(segment), CHUNK_STEPS):
+                steps, parts = zip(*segment[first : first + CHUNK_STEPS], strict=True)
+                self.model.grow(fresh, steps, frozen=Frozen.cat(parts))
         return fresh
 
     def warnings(self, seen: StreamState, *, refilled: bool) -> Iterator[str]:
@@ -288,8 +332,8 @@ class Memory:
             refilled: it began with the window.
         """
         state, features = self.state, self.model.config.features
-        no_longer_held = 0 if refilled else len(state.evicted)
-        if hidden := len(seen.evicted) - no_longer_held:
+        no_longer_held = 0 if refilled else state.evicted_steps
+        if hidden := seen.evicted_steps - no_longer_held:
             yield f"the steps kept have seen {hidden} older ones that the window hides"
         if no_longer_held:
             yield f"the steps kept have seen {no_longer_held} older ones that are no longer held"

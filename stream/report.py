@@ -79,10 +79,10 @@ class SessionReport:
             other_bytes=window
             + sum(frozen.bytes for _, frozen in memory.kept)
             + sum(step.frames.nbytes + step.vjepa_frames.nbytes for step in frames_held),
-            evicted_steps=len(state.evicted),
+            evicted_steps=state.evicted_steps,
             evicted_tokens=state.evicted_tokens,
-            turns_held=len({span.turn for span in state.spans if span.turn is not None}),
-            turns_evicted=memory.turns_evicted,
+            turns_held=state.turns_held,
+            turns_evicted=state.turns - state.turns_held,
             thinned_without_gaze=memory.thinned_without_gaze,
             next_position=state.rope.next,
             position_limit=memory.position_limit,

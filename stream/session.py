@@ -222,7 +222,8 @@ class StreamSession:
     # -- what comes in -------------------------------------------------------------------------------------------------
 
     def append(self, step: Step) -> None:
-        """One step. A partial step is kept for questions only and gives way to the next one.
+        """One step. A partial step is kept for questions only and gives way to the next one. After an error, whichever
+        it is, the session is as before, and the step can be given again.
 
         Raises:
             InputError: the step does not come after the ones before it.
@@ -231,7 +232,8 @@ class StreamSession:
 
     def extend(self, steps: Iterable[Step | Break | Cut], *, progress: Callable[[int], Any] | None = None) -> None:
         """Steps in order, many to a forward; the same as one at a time. Waiting for them counts as decoding time. Of a
-        live stream (`StepBuilder`) all that it gives: after a Cut, questions are about its time."""
+        live stream (`StepBuilder`) all that it gives: after a Cut, questions are about its time. After an error the
+        steps up to `newest_s` are in, and it goes on with what comes after them. A Break may be given twice."""
         for _ in self.follow(steps, progress=progress):
             pass
 
@@ -242,7 +244,8 @@ class StreamSession:
         Break the video goes on in a new segment.
 
         Steps go in at most CHUNK_STEPS at once and always up to a Cut, so what is computed together depends on the
-        times given to `steps_for` alone, not on which of the questions are asked.
+        times given to `steps_for` alone, not on which of the questions are asked. Of what goes in at once all is in or,
+        after an error, nothing (`extend`).
 
         Args:
             progress: called with the number of steps that have just gone in.

@@ -83,7 +83,7 @@ class Views:
         state = self._memory.state
         oldest_s = -np.inf if window_s is None else at_s - window_s
         hidden = [record.id for record in state.steps if record.span_s[1] <= oldest_s]
-        refilled = self._refill and window_s is not None and bool(hidden or state.evicted)
+        refilled = self._refill and window_s is not None and bool(hidden or state.evicted_steps or state.thinned_steps)
         fork = self._memory.refilled(oldest_s) if refilled else state.fork()
         fork.latency_ms.setdefault("decode", decode_ms)
         if state.arm.video:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,13 +21,16 @@ from gazeqwen.backbone import cache_length
 from gazeqwen.errors import ConfigError, InputError
 from gazeqwen.injection import inject
 from gazeqwen.state import Span, StepRecord
+from gazeqwen.state_tensors import pack_state
 from gazeqwen.types import GazeEvents, Step
 from stream import StreamSession
 from stream.eviction import OLD_SHARE, Gaze, Policy, Recent, Uniform, even_cells, gaze_cells
+from stream.steps import Break
 from tests.made_steps import (
     OPTIONS,
     QUESTION,
     SQUARE,
+    WIDE,
     answer_logits,
     example,
     held,
@@ -286,6 +291,19 @@ def test_sinks_and_the_opening_never_leave(model: GazeQwen) -> None:
     assert session.state.spans[0].step is None and session.state.spans[1].turn is None
 
 
+def test_what_has_left_takes_no_memory(model: GazeQwen) -> None:
+    session = StreamSession(model, budget_steps=4, policy=Recent(sink_steps=1), arm="none")
+    session.extend(made_steps(16))
+    sizes = [len(json.dumps(pack_state(session.state)[1]))]
+    session.extend(made_steps(48, start_s=16.0))
+    sizes.append(len(json.dumps(pack_state(session.state)[1])))
+    assert session.state.evicted == [*range(1, 61)] and session.state.evicted_steps == 60
+    assert sizes[1] < sizes[0] + 60  # digits of times alone
+    fork = session.state.fork()
+    fork.evict([0, 62])
+    assert fork.evicted == [*range(61), 62] and session.state.evicted_steps == 60
+
+
 def test_a_report_adds_up(model: GazeQwen) -> None:
     session = StreamSession(model)
     assert session.report().seconds_seen == 0 and session.report().steps_seen == 0
@@ -307,6 +325,73 @@ def test_a_report_adds_up(model: GazeQwen) -> None:
     official = StreamSession(official_tiny(), budget_steps=2, arm="none")
     official.extend(steps)
     assert official.report().steps_seen == 9 and official.report().other_bytes > 0
+
+
+def well_formed(session: StreamSession) -> bool:
+    """Video segments are opened once and ended once, steps are in them and turns between them. Marks are the texts of
+    one token."""
+    inside = True
+    for span in session.state.spans[2:]:
+        mark = span.step is None and span.tokens == 1
+        if not mark and inside != (span.step is not None):
+            return False
+        inside ^= mark
+    return inside == (session.state.segment_start_s is not None)
+
+
+def goes_on(session: StreamSession, *, size_px: tuple[int, int] = WIDE, rounds: int = 14) -> None:
+    """A stream of steps, breaks of the video, pauses and remembered turns, whatever of them the session takes."""
+    rng = np.random.default_rng(1)
+    start_s = 0.0
+    for turn in range(rounds):
+        steps = made_steps(int(rng.integers(1, 4)), start_s=start_s, size_px=size_px)
+        start_s = steps[-1].span_s[1] + float(rng.choice([0.0, 100.0]))
+        session.extend([*steps, Break(steps[-1].span_s[1])][: len(steps) + turn % 2])
+        if turn % 3:
+            pieces: Iterator[str] = iter(())
+            with contextlib.suppress(InputError):  # a turn that doesn't fit is refused before it is answered
+                pieces = session.ask(f"{turn}?", max_new_tokens=2, remember=True)
+            assert isinstance("".join(pieces), str)
+        assert well_formed(session)
+        limit = session.report().limit_tokens
+        assert limit is not None and session.state.tokens <= limit
+        assert session.report().next_position <= session.report().position_limit * 7 / 8 + 1  # a mark on top
+
+
+@pytest.mark.parametrize("policy", [Recent(), Recent(sink_steps=2), Uniform(tokens=5), Gaze(tokens=4, sink_steps=1)])
+def test_the_least_budget_takes_a_stream_without_end(model: GazeQwen, policy: Any) -> None:
+    least = opening(model) + (policy.sink_steps + 1) * SIZE + 2
+    for options in ({"budget_tokens": least}, {"budget_steps": policy.sink_steps + 1}):
+        session = StreamSession(model, policy=policy, position_limit=64, **options)
+        goes_on(session)
+        assert session.report().limit_tokens == least and session.report().relocations > 0
+    goes_on(StreamSession(model, policy=policy, position_limit=64, budget_tokens=least + 60))
+    refused = StreamSession(model, budget_tokens=least - 1, policy=policy)
+    with pytest.raises(InputError, match=rf"budget: expected at least {least} tokens: .*break of the video, found"):
+        refused.append(made_steps(1)[0])
+
+
+def test_a_turn_that_the_sinks_leave_no_room_for_is_refused(model: GazeQwen) -> None:
+    """A quarter of the budget would take it, but then the next step had no room."""
+    policy = Recent(sink_steps=8)
+    session = StreamSession(model, budget_tokens=opening(model) + 9 * SIZE + 2 + 20, policy=policy)
+    session.extend(made_steps(3))
+    with pytest.raises(InputError, match="a turn of at most 22 tokens"):
+        session.ask("What is that?", max_new_tokens=20, remember=True)
+    session.extend(made_steps(9, start_s=3.0))
+    with pytest.raises(InputError, match="a turn of at most 22 tokens"):
+        session.ask("What is that?", max_new_tokens=20, remember=True)
+
+
+def test_the_least_positions_take_a_stream_without_end(model: GazeQwen) -> None:
+    long = (28, 28 * 60)  # 1 x 60 video tokens
+    least = -(-8 * (2 + 60) // 3)
+    assert least > 2 * (opening(model) + 2 + 60)
+    session = StreamSession(model, budget_steps=2, position_limit=least)
+    goes_on(session, size_px=long, rounds=8)
+    refused = StreamSession(model, position_limit=least - 1)
+    with pytest.raises(InputError, match=f"position_limit: expected at least {least} for"):
+        refused.append(made_steps(1, size_px=long)[0])
 
 
 def test_frames_of_another_size_stay_within_the_limit(model: GazeQwen) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gazeqwen.errors import ConfigError, InputError
 from gazeqwen.types import GazeEvents, GazeSamples, Step
 from stream import StreamSession, open_recording
-from stream.live_steps import StepBuilder
+from stream.live_steps import LAG_WINDOW_S, StepBuilder
 from stream.recording import Recording
 from stream.steps import Break, CausalIVT, Cut, FrameSelection, build_steps, once_each
 from stream.video import Frame, iter_frames
@@ -228,6 +228,31 @@ def test_no_step_spans_a_gap(stop: float) -> None:
     assert all(b.span_s[1] > a.span_s[1] for a, b in pairwise(steps))
 
 
+@pytest.mark.parametrize("stop", [3.0, 3.3, 3.55])
+def test_a_question_during_a_stall_is_not_shown_an_old_frame_as_the_present(stop: float) -> None:
+    asked, quiet = plain(), plain()
+    times = every(0, stop)
+    items = run(asked, times)
+    newest_s = times[-1]
+    (soon,) = asked.cut(now_s=1000 + newest_s + 1.9)
+    assert isinstance(soon, Cut) and soon.tail is not None and soon.tail.span_s[1] == soon.t_s
+    assert soon.t_s == pytest.approx(newest_s + 1.9) and asked.counts.cuts_stalled == 0
+    late_s = newest_s + 9.0
+    (cut,) = asked.cut(now_s=1000 + late_s)
+    assert isinstance(cut, Cut) and cut.t_s == pytest.approx(late_s) and asked.counts.cuts_stalled == 1
+    assert cut.tail is not None and cut.tail.partial and cut.tail.span_s[1] == pytest.approx(newest_s + 0.1)
+    model = moved_tiny()
+    session = StreamSession(model, arm="none")
+    session.extend([*items, cut])
+    answer = session.choose(QUESTION, OPTIONS)
+    assert answer.t_s == pytest.approx(late_s) and answer.span_s[1] == pytest.approx(newest_s + 0.1)
+    assert session.choose(QUESTION, OPTIONS, window_s=5.0).steps == 0  # nothing was seen in these seconds
+    rest = every(newest_s + 10.0, newest_s + 13.0)
+    found: list[Any] = [*items, *run(asked, rest), *asked.finish()]
+    expected: list[Any] = [*run(quiet, times), *run(quiet, rest), *quiet.finish()]
+    assert_same(found, expected)
+
+
 def test_a_burst_after_a_stall_is_no_fault() -> None:
     clean, stalled = plain(), plain()
     times = every(0, 8)
@@ -260,6 +285,36 @@ def test_a_clock_jump_begins_a_new_segment(jump_s: float) -> None:
     assert session.choose(QUESTION, OPTIONS).steps == len(steps)
 
 
+@pytest.mark.parametrize(("late_s", "gaps"), [(1.6, 0), (5.0, 1)])
+def test_a_late_first_frame_is_no_clock_jump(late_s: float, gaps: int) -> None:
+    """It comes late, the frames behind it are lost, and the next one comes in time."""
+    builder = plain()
+    items = builder.push_frame(PICTURE, 0.0, now_s=1000 + late_s)
+    items += run(builder, every(late_s + 0.1, late_s + 4.0))
+    assert (builder.counts.clock_jumps, builder.counts.gaps) == (0, gaps)
+    (cut,) = builder.cut(now_s=1000 + late_s + 4.0)
+    assert isinstance(cut, Cut) and cut.t_s == pytest.approx(late_s + 4.0)
+    assert all(isinstance(item, Step) for item in items)
+    for t in every(late_s + 4.0, late_s + 8.0):  # a jump is one all the same, when it comes after that
+        builder.push_frame(PICTURE, t + 3600.0, now_s=1000 + t)
+    assert builder.counts.clock_jumps == 1
+
+
+def test_a_clock_that_was_set_a_little_is_found_again() -> None:
+    """Less than a jump: what has passed since the newest frame is 0.9 s too long, until the delay before is old."""
+    builder = plain()
+    run(builder, every(0, 10, 0.25))
+    asked: list[float] = []
+    for t in every(10, 10 + LAG_WINDOW_S + 20, 0.25):
+        builder.push_frame(PICTURE, t - 0.9, now_s=1000 + t)
+        if t in (20.0, 310.0, 320.0):
+            *_, cut = builder.cut(now_s=1000 + t + 0.1)
+            assert isinstance(cut, Cut)
+            asked.append(cut.t_s - (t - 0.9))
+    assert asked == pytest.approx([1.0, 0.1, 0.1]) and builder.counts.clock_jumps == 0
+    assert len(builder._lags) < 10
+
+
 def test_late_gaze_is_waited_for_then_marked() -> None:
     builder = plain(gaze_wait_ms=200.0)
     out: list[Any] = []
@@ -280,6 +335,32 @@ def test_late_gaze_is_waited_for_then_marked() -> None:
     (step,) = waiting.poll(now_s=1000.81)
     assert step.gaze_late and waiting.counts.gaze_late_steps == 1 and not step.gaze.any_valid
     assert run(plain(), every(0, 0.7))[0].gaze_late is False  # no tracker, nothing to wait for
+
+
+@pytest.mark.parametrize(("gaze_until_s", "late"), [(0.0, True), (1.0, True), (1.3, False), (1.35, False)])
+def test_the_last_step_is_marked_where_its_gaze_stays_away(gaze_until_s: float, late: bool) -> None:
+    """At a question and at the stream's end nothing waits: what usually is on its way is not missed, more is."""
+    builder = plain(gaze_wait_ms=200.0)
+    items: list[Any] = []
+    for t in every(0, 1.35):
+        items += builder.push_frame(PICTURE, t, now_s=10 + t)
+        if t < gaze_until_s:
+            items += builder.push_gaze([t, t + 0.05], [(0.5, 0.5)] * 2, now_s=10.05 + t)
+    *items_then, cut = [*items, *builder.cut(now_s=11.35)]
+    assert isinstance(cut, Cut) and cut.tail is not None and cut.tail.gaze_late is late
+    counted = builder.counts.gaze_late_steps
+    assert counted == sum(step.gaze_late for step in items_then)
+    session = StreamSession(moved_tiny(), arm="none")
+    session.extend([*items_then, cut])
+    marked = [step.gaze_late for step in [*items_then, cut.tail]]
+    warning = f"{sum(marked)} steps went on before their gaze had arrived"
+    assert (warning in session.choose(QUESTION, OPTIONS).warnings) is any(marked)
+    (last,) = builder.finish(end_s=1.4)
+    assert isinstance(last, Step) and last.partial and last.gaze_late is late
+    assert builder.counts.gaze_late_steps == counted + late
+    without = plain()
+    steps: list[Any] = [*run(without, every(0, 1.35)), *without.finish()]
+    assert not any(step.gaze_late for step in steps)
 
 
 def test_odd_gaze_is_counted() -> None:

@@ -38,7 +38,8 @@ def conversation(model: GazeQwen, content: tuple[Any, ...], *, hidden: list[int]
     with torch.no_grad():
         row = model._sequence(Example(content, Question(QUESTION, 99.0, OPTIONS)), ARMS["inject"], 0)
         length = len(row.embeds)
-        asked = len(model._ids(prompts.VISION_END + prompts.choice_prompt(QUESTION, OPTIONS) + prompts.ASSISTANT))
+        closing = "" if isinstance(content[-1], str) else prompts.VISION_END
+        asked = len(model._ids(closing + prompts.choice_prompt(QUESTION, OPTIONS) + prompts.ASSISTANT))
         allowed = torch.ones(length, length).tril().bool()
         allowed[length - asked :, hidden or []] = False
         plan = model.plan(row.encoded)
@@ -187,6 +188,48 @@ def test_turns_survive_a_window_and_new_positions(model: GazeQwen) -> None:
         fork.evict([record.id for record in fork.steps][:-2])
     text = prompts.choice_prompt(QUESTION, OPTIONS)
     assert (answer_logits(model, view, text) - answer_logits(model, forgotten, text)).abs().max() > 1e-5
+
+
+def test_turns_leave_and_the_marks_of_the_video_stay_in_pairs(model: GazeQwen) -> None:
+    """Two turns after one segment, the older one leaves, then the other: before the next segment begins and after."""
+    steps = made_steps(5)
+    session = StreamSession(model)
+    session.extend(steps[:3])
+    end = session.state.tokens  # the row of the mark that ends the segment
+    turns = [remember(session), remember(session, "And now?")]
+    first, both = (len(model._ids(text)) for text in (turns[0], "".join(turns)))
+    text = prompts.choice_prompt(QUESTION, OPTIONS)
+
+    def without(*gone: list[int]) -> Tensor:
+        fork = session.state.fork()
+        for turns in gone:
+            fork.forget(turns)
+        return answer_logits(model, fork, text)
+
+    content = (steps[:3], "".join(turns))
+    near(without([0]), conversation(model, content, hidden=[*range(end + 1, end + 1 + first)]))
+    near(without([0], [1]), conversation(model, content, hidden=[*range(end + 1, end + 1 + both)]))
+    session.extend(steps[3:])
+    content = (*content, steps[3:])
+    near(without([0]), conversation(model, content, hidden=[*range(end + 1, end + 1 + first)]))
+    near(without([0, 1]), conversation(model, content, hidden=[*range(end, end + 2 + both)]))
+    with pytest.raises(InputError, match="turns: expected ones before 0"):
+        session.state.forget([1])
+    assert session.state.turns_held == 2
+
+
+def test_a_turn_leaves_for_the_next_one_and_the_video_stays_ended(model: GazeQwen) -> None:
+    session = StreamSession(model, budget_tokens=160)
+    session.extend(made_steps(3))
+    turns = [remember(session, f"{turn}?", tokens=2) for turn in range(6)]
+    texts = [span for span in session.state.spans[2:] if span.step is None]
+    assert [(span.tokens, span.turn) for span in texts[:1]] == [(1, None)]
+    assert [(span.tokens, span.turn) for span in texts[1:]] == [(len(model._ids(turns[5])), 5)]
+    report = session.report()
+    assert (report.turns_held, report.turns_evicted) == (1, 5)
+    session.extend(made_steps(2, start_s=3.0))
+    texts = [span for span in session.state.spans[2:] if span.step is None]
+    assert [span.turn for span in texts] == [5, 5, 5] and [span.tokens for span in texts[::2]] == [1, 1]
 
 
 def test_a_turn_too_long_for_the_budget_is_refused_before_it_is_answered(model: GazeQwen) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +23,10 @@ from gazeqwen.types import Answer, Fixations, GazeEvents, GazeSamples, Step
 from gazeqwen.vjepa import RollingWindow
 from stream import StreamSession, open_recording
 from stream import recording as recordings
+from stream.eviction import Gaze
 from stream.recording import Recording
 from stream.session import CHUNK_STEPS
-from stream.steps import Cut
+from stream.steps import Break, Cut
 from stream.trackers.base import GazeRecording
 from stream.video import Frame
 from stream.video_writer import write_clip
@@ -191,6 +193,83 @@ def test_refused_steps_change_nothing(model: GazeQwen) -> None:
     session.extend([])
     session.append(steps[2])
     assert session.newest_s == 3.0
+
+
+class Broken(RuntimeError):
+    """What a part of the model raises in a test."""
+
+
+def breaking(call: Callable[..., Any], *, at_call: int) -> Callable[..., Any]:
+    """`call`, whose call of this number does its work and then raises."""
+    calls = iter(range(1, 10_000))
+
+    def broken(*arguments: Any, **named: Any) -> Any:
+        result = call(*arguments, **named)
+        if next(calls) == at_call:
+            raise Broken
+        return result
+
+    return broken
+
+
+FAILING: dict[str, tuple[Callable[[GazeQwen], Any], str, int]] = {
+    "vision tower": (lambda model: model.backbone, "encode_visual", 1),
+    "feature extractor": (lambda model: model.extractor, "encode", 1),
+    "resampler": (lambda model: model.resampler, "forward", 2),
+    "a layer of a later forward": (lambda model: model.backbone.layers[2], "forward", 3),
+    "the last forward": (lambda model: model.backbone, "decode", 5),
+}
+KEPT: dict[str, dict[str, Any]] = {
+    "all": {},
+    "a budget": {"budget_steps": 4, "position_limit": 64},
+    "thinned": {"budget_tokens": 100, "policy": Gaze(tokens=3, sink_steps=1), "position_limit": 64},
+    "a window": {"window": "refill", "window_s": 4.0, "budget_steps": 2},
+}
+
+
+@pytest.mark.parametrize("kept", KEPT)
+@pytest.mark.parametrize("failing", FAILING)
+def test_an_error_halfway_leaves_the_session_as_it_was(
+    model: GazeQwen, kept: str, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever raises, whenever: the same steps given again answer as if nothing had happened."""
+    steps = made_steps(16)
+    steps[9] = replace(steps[9], gaze_late=True)
+    session, straight = (session_of(model, steps[:8], **KEPT[kept]) for _ in range(2))
+    session.append(part_of(steps[8]))
+    before, report, answer = held(session.state), session.report(), session.choose(QUESTION, OPTIONS)
+    part, name, at_call = FAILING[failing]
+    calls = at_call if kept in ("a budget", "thinned") else 1  # without a budget a chunk is one forward
+    with monkeypatch.context() as patch:
+        patch.setattr(part(model), name, breaking(getattr(part(model), name), at_call=calls))
+        with pytest.raises(Broken):
+            session.extend(steps[8:])
+    assert same_bits(before, held(session.state)) and session.report() == report and session.newest_s == 8.0
+    again = session.choose(QUESTION, OPTIONS)
+    assert again.to_dict() == replace(answer, latency_ms=again.latency_ms).to_dict()
+    for one in (session, straight):
+        one.extend(steps[8:])
+    assert session.report() == straight.report() and session.report().gaze_late_steps == 1
+    for ours, theirs in zip(held(session.state), held(straight.state), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0.0)
+    assert_near(session.choose(QUESTION, OPTIONS), straight.choose(QUESTION, OPTIONS))
+
+
+def test_an_error_in_a_break_or_a_turn_leaves_the_session_as_it_was(
+    model: GazeQwen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = session_of(model, made_steps(8), budget_tokens=170)
+    before, report = held(session.state), session.report()
+    pieces = session.ask("What?", max_new_tokens=3, remember=True)
+    next(pieces)
+    for call in (lambda: list(pieces), lambda: session.extend([Break(8.0)])):
+        with monkeypatch.context() as patch:
+            patch.setattr(model, "_after_video", lambda state: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                call()
+        assert same_bits(before, held(session.state)) and session.report() == report
+    session.extend([Break(8.0), *made_steps(1, start_s=8.0)])
+    assert session.report().turns_held == 1
 
 
 def test_a_piece_by_piece_answer_is_about_the_moment_it_was_asked(model: GazeQwen) -> None:
@@ -495,6 +574,36 @@ def test_a_refilled_window_is_a_stream_that_starts_there(model: GazeQwen) -> Non
         else:
             assert (scores(answer) - scores(fresh)).abs().max() > 1e-5
             assert "V-JEPA features of the window's first 1 s saw frames before it" in answer.warnings
+
+
+def test_a_refilled_window_has_its_breaks(model: GazeQwen) -> None:
+    """Also one at its very end, and the break that a pause longer than the positions left makes by itself."""
+    steps = [*made_steps(14), *made_steps(3, start_s=300.0)]
+    items = [*steps[:3], Break(3.0), *steps[3:11], Break(11.0), Break(11.0), *steps[11:], Break(303.0)]
+    options: dict[str, Any] = {"arm": "none", "position_limit": 200}
+    for window_s, first, inside in ((301.0, 2, items[2:]), (293.0, 10, items[11:]), (292.0, 11, items[14:])):
+        refilled = StreamSession(model, window="refill", window_s=301.0, **options)
+        refilled.extend(items)
+        refilled.at(Cut(303.0, None))
+        straight = StreamSession(model, **options)
+        straight.extend(inside)
+        answer = refilled.choose(QUESTION, OPTIONS, window_s=window_s)
+        assert answer.steps == len(steps) - first
+        assert_near(answer, straight.choose(QUESTION, OPTIONS))
+    assert len(refilled._memory._ends_s) <= 4
+
+
+def test_a_window_is_refilled_where_steps_are_held_in_part(model: GazeQwen) -> None:
+    steps = made_steps(5)
+    session = session_of(
+        model, steps, window_s=60.0, window="refill", budget_tokens=90, policy=Gaze(tokens=4), arm="none"
+    )
+    assert session.state.thinned_steps == 2 and not session.state.evicted
+    answer = session.choose(QUESTION, OPTIONS)
+    assert_near(answer, session_of(model, steps, arm="none").choose(QUESTION, OPTIONS))
+    assert answer.steps == 5 and not any("only some tokens" in warning for warning in answer.warnings)
+    thinned = session.choose(QUESTION, OPTIONS, window_s=None)
+    assert "of 2 older steps only some tokens are held" in thinned.warnings
 
 
 def test_only_the_first_seconds_of_a_refilled_window_know_what_came_before(model: GazeQwen) -> None:
