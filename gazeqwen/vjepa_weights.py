@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gazeqwen.config import VJEPA_SIZES, VJEPAConfig
 from gazeqwen.errors import ConfigError, InputError
+from gazeqwen.staged import staged
 from gazeqwen.torch_files import load_exactly, read_torch_file
 from gazeqwen.vjepa_encoder import VJEPA21
 
@@ -58,10 +59,9 @@ def convert_vjepa(
     """
     encoder, out = load_official(source, config, key=key), Path(out)
     state = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
-    partial = out.with_name(out.name + ".partial")
     try:
-        save_file(state, partial, metadata={"format": "pt", "vjepa": json.dumps(encoder.config.to_dict())})
-        partial.replace(out)
+        with staged(out) as staging:
+            save_file(state, staging, metadata={"format": "pt", "vjepa": json.dumps(encoder.config.to_dict())})
         with out.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, SafetensorError) as error:

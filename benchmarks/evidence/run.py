@@ -286,7 +286,7 @@ class Evidence:
         Raises:
             InputError: one differs by more than `RECHECKED_WITHIN`; or there are no answers.
         """
-        rng = np.random.default_rng(seed)
+        rng, answers = np.random.default_rng(seed), Answers(self.out)
         by_arm: dict[str, list[tuple[Cell, int]]] = {}  # every world of every file of an arm
         for cell in self.cells():
             if not get_arm(cell.arm).solver:
@@ -297,7 +297,7 @@ class Evidence:
             worst, left = 0.0, samples
             for number in rng.permutation(len(worlds)).tolist():
                 cell, index = worlds[number]
-                off, count = self._recheck_world(cell, index)
+                off, count = self._recheck_world(answers, cell, index)
                 worst, left = float(np.maximum(worst, off)), left - count  # what is no number stays
                 if not worst <= RECHECKED_WITHIN:
                     raise InputError(
@@ -311,11 +311,11 @@ class Evidence:
             self.say(f"{name:20} {samples - left:4} samples, largest difference {worst:.1e}")
         return found
 
-    def _recheck_world(self, cell: Cell, index: int) -> tuple[float, int]:
+    def _recheck_world(self, answers: Answers, cell: Cell, index: int) -> tuple[float, int]:
         """The largest difference in one world of a cell, and how many questions it asks."""
         worlds, per_task = self.plan.asking(cell.setting)
         source = source_of(cell.setting, worlds, per_task, self.out / "worlds")
-        answers, setting = Answers(self.out), cell.setting.name
+        setting = cell.setting.name
         asked = [row["id"] for row in answers.questions(setting).rows]
         stored = dict(zip(asked, answers.rows(cell.path(self.out), setting), strict=True))
         rows = next(iter(streamed_rows(model_of(cell, self.model), source, cell.arm, [index])))

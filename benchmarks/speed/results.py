@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 
 from gazeqwen.errors import InputError
+from gazeqwen.staged import staged
 
 NAME_WIDTH = 27  # the table is at most 80 columns wide
 
@@ -156,12 +157,10 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         InputError: the path can't be written.
     """
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
+        with staged(path) as staging:
+            staging.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise InputError(path, expected="a path that can be written", found=error.strerror or str(error)) from error
 
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
+
+from gazeqwen.staged import staged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,17 +120,14 @@ class FeatureFiles:
 
         data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         path = self._folder / f"{hashlib.sha256(data).hexdigest()[:32]}.safetensors"
-        staging = self._folder / f".{uuid4().hex}.tmp"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            staging.write_bytes(data)
-            staging.replace(path)
+            with staged(path) as staging:
+                staging.write_bytes(data)
         except OSError as error:
             self._may_write = False  # of this video: a full disk is not asked again for every chunk
             self._unwritten(error)
             self._count("unwritten_files")
-            with suppress(OSError):
-                staging.unlink()
             return
         self._known.add(path.name)
         self._where |= dict.fromkeys(tensors, path)

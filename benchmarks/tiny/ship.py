@@ -14,6 +14,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from benchmarks.commands import run_command
+from benchmarks.tiny.files import round_weights
 from gazeqwen.errors import InputError
 from gazeqwen.model import GazeQwen
 from gazeqwen.weight_files import ARMS, BACKBONE, WEIGHTS, read_weights
@@ -39,8 +40,9 @@ def ship(inject: Path, null: Path, out: Path) -> Path:
     model.save_pretrained(out)  # refuses a folder that holds anything else
     kept = out / ARMS / "null"
     kept.mkdir(parents=True)
-    for path, weights in ((out / WEIGHTS, read_weights(out / WEIGHTS)), (kept / WEIGHTS, own)):
-        save_file({name: tensor.half() for name, tensor in weights.items()}, path)
+    save_file(own, kept / WEIGHTS)
+    for path in (out / WEIGHTS, kept / WEIGHTS):
+        round_weights(path)
     # Written for training runs; the embedded model's card is docs/embedded_model.md.
     (out / BACKBONE / "generation_config.json").unlink(missing_ok=True)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())

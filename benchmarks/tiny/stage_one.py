@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--arm", choices=("inject", "null"), default="inject")
     parser.add_argument("--worlds", type=int, default=FULL.training_worlds)
     parser.add_argument("--validation-worlds", type=int, default=FULL.validation_worlds)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=FULL.steps)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)

@@ -30,7 +30,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from benchmarks.streamgaze.data_manifest import MANIFEST, VERSION, VERSION_KEY
 from benchmarks.streamgaze.mini import fixation_csv
@@ -45,6 +44,7 @@ from benchmarks.streamgaze.tasks import TASKS
 from gazeqwen.errors import ConfigError, GazeQwenError, InputError
 from gazeqwen.event_log import Rules
 from gazeqwen.question_rules import make_questions
+from gazeqwen.staged import staged
 from gazeqwen.types import plain_json
 from stream.trackers.plain_csv import gaze_csv
 
@@ -186,17 +186,13 @@ def place_video(video: Path, target: Path) -> None:
     real = video.resolve()
     if target.is_file() and target.samefile(real):
         return
-    staging = target.with_name(f".{target.name}.{uuid4().hex}")
-    try:
+    with staged(target) as staging:
         try:
             os.link(real, staging)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES, errno.ENOSYS):
                 raise
             shutil.copyfile(real, staging)
-        staging.replace(target)
-    finally:
-        staging.unlink(missing_ok=True)
 
 
 # -- all of them -------------------------------------------------------------------------------------------------------
